@@ -1,0 +1,49 @@
+"""Run every benchmark in this folder and print one table: `python -m benchmarks [NAME ...]`.
+
+A benchmark is a file `bench_*.py` with a function `run()`. It measures the same work done two ways, side by side on the same machine,
+and returns `what` was measured, the `baseline` it is set against, the `ratio` and the `bar`: the least ratio that the project promises.
+"""
+import importlib
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+COLUMNS = ["what", "baseline", "ratio", "bar", ""]
+
+
+def names(wanted):
+    "The benchmarks of this folder, or those of them that are `wanted`"
+    found = [path.stem.removeprefix("bench_") for path in sorted(HERE.glob("bench_*.py"))]
+    unknown = sorted(set(wanted) - set(found))
+    if unknown:
+        sys.exit(f"unknown benchmark {', '.join(unknown)}: choose from {', '.join(found)}")
+    return [name for name in found if not wanted or name in wanted]
+
+
+def results(name):
+    "The rows of one benchmark: `run()` gives one, or a list of them"
+    outcome = importlib.import_module(f"benchmarks.bench_{name}").run()
+    return outcome if isinstance(outcome, list) else [outcome]
+
+
+def table(rows):
+    "Rows of text in aligned columns"
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def main(wanted):
+    "Measure, print the table, and return 1 when a ratio is below its bar"
+    rows, below = [COLUMNS], 0
+    for name in names(wanted):
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        for row in results(name):
+            ok = row["ratio"] >= row["bar"]
+            below += not ok
+            rows.append([row["what"], str(row["baseline"]), f"{row['ratio']:.2f}", f"{row['bar']:g}", "ok" if ok else "below"])
+    print(table(rows))
+    return int(below > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

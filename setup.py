@@ -1,0 +1,50 @@
+"""Build the package from settings.ini, the home of its metadata and requirement lists."""
+import re
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+parser = ConfigParser(interpolation=None)
+parser.read(HERE / "settings.ini", encoding="utf-8")
+cfg = parser["DEFAULT"]
+lib = cfg["lib_name"]
+# The workflow travels with the wheel: the folder paper/ is installed as xlingtox/paper.
+homes = {lib: lib, f"{lib}.paper": "paper"}
+
+
+def lines(key):
+    "The non-empty lines of a multi-line setting"
+    return [line.strip() for line in cfg[key].splitlines() if line.strip()]
+
+
+def packages(name, home):
+    "Every folder from `home` down, as a dotted package name; a folder that only holds data is one too"
+    for folder in [HERE / home, *sorted(p for p in (HERE / home).rglob("*") if p.is_dir())]:
+        parts = folder.relative_to(HERE / home).parts
+        if not any(part.startswith((".", "__")) for part in parts):
+            yield ".".join([name, *parts])
+
+
+readme = HERE / "README.md"
+init = (HERE / lib / "__init__.py").read_text(encoding="utf-8")
+
+setup(
+    version=re.search(r'__version__ = "(.+)"', init).group(1),
+    description=cfg["description"],
+    long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
+    long_description_content_type="text/markdown",
+    author=cfg["author"],
+    author_email=cfg["author_email"],
+    keywords=cfg["keywords"].split(),
+    classifiers=lines("classifiers"),
+    license_expression=cfg["license"],
+    python_requires=">=" + cfg["min_python"],
+    packages=[package for name, home in homes.items() for package in packages(name, home)],
+    package_dir=homes,
+    package_data={"": ["*"]},
+    install_requires=lines("requirements"),
+    extras_require={"dev": lines("dev_requirements")},
+    entry_points={"console_scripts": lines("console_scripts"), "nbdev": [f"{lib}={lib}._modidx:d"]},
+)

@@ -1,0 +1,313 @@
+"""The workflow around the notebooks: order, resume, faults. Every run here is of the fake paper, in processes of its own."""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import fake_paper
+import nbformat
+import psutil
+import pytest
+
+from xlingtox import execute, profiles, workflow
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="file locks and signals of POSIX")
+
+
+class Desk:
+    "A working folder with a fake paper, in which `xlingtox` is called"
+
+    def __init__(self, folder: Path):
+        self.folder, self.run = folder, folder / "runs/mini"
+        self.mark = uuid.uuid4().hex
+
+    def environment(self, **extra):
+        return {**os.environ, "XLINGTOX_PAPER": str(self.folder / "paper"), "XLINGTOX_CACHE": str(self.folder / "cache"), "DESK": self.mark, **extra}
+
+    def start(self, *arguments, **env):
+        return subprocess.Popen([sys.executable, "-m", "xlingtox.cli", *arguments], cwd=self.folder, env=self.environment(**env), text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def call(self, *arguments, **env):
+        "Exit status and what was written"
+        process = self.start(*arguments, **env)
+        out, err = process.communicate(timeout=300)
+        return process.returncode, out, err
+
+    def ran(self) -> list[str]:
+        "The jobs that started, in order"
+        file = self.run / "ran.txt"
+        return file.read_text().splitlines() if file.exists() else []
+
+    def wait_for(self, job: str, seconds: float = 60):
+        end = time.monotonic() + seconds
+        while job not in self.ran():
+            assert time.monotonic() < end, f"{job} did not start; {self.ran()}"
+            time.sleep(0.05)
+
+    def survivors(self, seconds: float = 3) -> list[str]:
+        "Processes of this desk that are still there after some seconds"
+        end = time.monotonic() + seconds
+        while True:
+            alive = [p for p in psutil.process_iter() if self._mine(p)]
+            if not alive or time.monotonic() > end:
+                return [" ".join(p.cmdline()) for p in alive]
+            time.sleep(0.1)
+
+    def _mine(self, process) -> bool:
+        try:
+            return process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE and process.environ().get("DESK") == self.mark
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            return False
+
+    def edit_profile(self, old: str, new: str):
+        file = self.folder / "paper/profiles/mini.yaml"
+        assert old in file.read_text()
+        file.write_text(file.read_text().replace(old, new))
+
+    def edit_notebook(self, name: str, cell_type: str, text: str):
+        file = self.folder / f"paper/{name}.ipynb"
+        nb = nbformat.read(file, 4)
+        nb.cells.append(nbformat.v4.new_code_cell(text) if cell_type == "code" else nbformat.v4.new_markdown_cell(text))
+        nbformat.write(nb, file)
+
+    def planned(self) -> set[str]:
+        "Stages and exhibits that a run would make"
+        code, out, err = self.call("reproduce", "--dry-run")
+        assert code == 0, err
+        return {line[:30].strip() if "/" in line.split()[0] else line.split()[0] for line in out.splitlines()[:-1]}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    "A desk whose run is complete"
+    folder = tmp_path_factory.mktemp("desk")
+    fake_paper.make_paper(folder / "paper")
+    desk = Desk(folder)
+    desk.code, desk.out, desk.err = desk.call("reproduce", "--jobs", "2")
+    return desk
+
+
+@pytest.fixture
+def desk(finished, tmp_path):
+    "A copy of the finished desk"
+    shutil.copytree(finished.folder, tmp_path / "desk", symlinks=True)
+    return Desk(tmp_path / "desk")
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    "A desk on which nothing was run"
+    fake_paper.make_paper(tmp_path / "paper")
+    return Desk(tmp_path)
+
+
+def forget(desk, *patterns):
+    for pattern in patterns:
+        for path in desk.run.glob(pattern):
+            path.unlink()
+    (desk.run / "ran.txt").unlink()
+
+
+def results(desk) -> dict[str, str]:
+    return {p.parent.name: p.read_text() for p in desk.run.glob("exhibits/*/*/data.csv")}
+
+
+def test_a_run_says_what_it_does(finished):
+    assert (finished.code, finished.err) == (0, "")
+    first, *lines, last = finished.out.splitlines()
+    n = len(lines)
+    assert first == f"{n} notebooks to run in runs/mini, 2 at a time"
+    assert [line.split("]")[0].split("[")[1].strip() for line in lines] == [f"{i}/{n}" for i in range(1, n + 1)]
+    assert any("left" in line for line in lines)
+    assert last.startswith(f"{n} notebooks in") and last.endswith("Report: runs/mini/report/index.html")
+    assert (finished.run / "report/index.html").is_file()
+    assert sorted(finished.ran()) == sorted(set(finished.ran())), "each notebook ran once"
+    assert (finished.run / "notebooks/dpo/mgpt/dpo-1.ipynb").is_file() and (finished.run / "notebooks/li2024/fig1.ipynb").is_file()
+
+
+def test_figure_1_comes_first(finished):
+    order = finished.ran()
+    assert order.index("li2024/fig1") < order.index("li2024/fig4")
+    assert order.index("retrieval mgpt") > order.index("score mgpt/dpo-1"), "what figure 1 does not need waits"
+
+
+def test_nothing_changed_nothing_to_do(desk):
+    before, start = desk.ran(), time.monotonic()
+    code, out, _ = desk.call("reproduce")
+    assert code == 0 and out.startswith("nothing to do: 2 exhibits are up to date") and out.count("\n") == 1
+    assert desk.ran() == before
+    assert time.monotonic() - start < 15
+
+
+EXHIBITS = {"li2024/fig1", "li2024/fig4"}
+AFTER_GENERATE = {"generate", "score", "perplexity", "metrics"} | EXHIBITS
+
+
+@pytest.mark.parametrize("old, new, planned", [
+    ("title: a fake", "title: another title", set()),
+    ("threads: {base: 2}", "threads: {base: 2}\ngeneration: {max_new_tokens: 7}", AFTER_GENERATE),
+    ("threads: {base: 2}", "threads: {base: 2}\nretrieval: {batch_size: 8}", {"retrieval", "li2024/fig4"}),
+    ("judge: {model: \"mini:judge\"}", "judge: {model: \"mini:judge\", variant: published}", {"perplexity", "metrics"} | EXHIBITS),
+    ("preference\", n: 3", "preference\", n: 4", {"data", "dpo"} | AFTER_GENERATE),
+    ("seeds: [0, 1]", "seeds: [0, 1, 2]", {"dpo"} | AFTER_GENERATE),
+])
+def test_a_changed_setting_reruns_what_depends_on_it(desk, old, new, planned):
+    desk.edit_profile(old, new)
+    assert desk.planned() == planned
+
+
+def test_a_dry_run_writes_nothing(desk, fresh):
+    def files():
+        return {p: p.stat().st_mtime_ns for p in desk.run.rglob("*") if p.is_file() and ".snakemake" not in p.parts}
+
+    before = files()
+    desk.edit_profile("seeds: [0, 1]", "seeds: [0, 1, 2]")
+    assert desk.planned()
+    assert files() == before
+    assert len(fresh.planned()) == 10 and not (fresh.folder / "runs").exists()
+
+
+def test_prose_may_change_and_code_counts(desk):
+    desk.edit_notebook("stages/retrieval", "markdown", "A better explanation.")
+    (desk.folder / "paper/stages/dpo.ipynb").touch()
+    assert desk.planned() == set()
+    desk.edit_notebook("stages/retrieval", "code", "1 + 1")
+    assert desk.planned() == {"retrieval", "li2024/fig4"}
+
+
+def test_only_makes_one_exhibit(desk):
+    forget(desk, "exhibits/*/*/exhibit.json")
+    assert desk.call("reproduce", "--only", "li2024/fig4")[0] == 0
+    assert desk.ran() == ["li2024/fig4"]
+
+
+def test_a_failing_notebook_is_named_and_the_others_finish(desk):
+    forget(desk, "perplexity/*/*", "retrieval/*")
+    code, out, err = desk.call("reproduce", FAIL_JOB="perplexity mgpt/dpo-0")
+    assert (code, err) == (1, "")
+    line = next(line for line in out.splitlines() if "FAILED" in line)
+    copy = desk.run / "notebooks/perplexity/mgpt/dpo-0.ipynb"
+    assert "perplexity mgpt/dpo-0" in line and "in cell 3: RuntimeError: this stage is broken" in line
+    assert f"executed copy: {copy.resolve()}" in out and "this stage is broken" in copy.read_text()
+    assert out.splitlines()[-1].startswith("failed: perplexity mgpt/dpo-0; 3 of 7 notebooks finished, 3 were not run because of it")
+    assert {"retrieval mgpt", "perplexity mgpt/base", "perplexity mgpt/dpo-1"} < set(desk.ran())
+    assert any("failed: perplexity mgpt/dpo-0: RuntimeError" in line for line in desk.call("status")[1].splitlines())
+    assert desk.call("reproduce")[0] == 0
+    assert "failed" not in desk.call("status")[1]
+
+
+def test_bad_input_found_by_a_notebook(desk):
+    forget(desk, "retrieval/*")
+    code, out, _ = desk.call("reproduce", "--only", "li2024/fig4", BAD_INPUT_JOB="retrieval mgpt")
+    assert code == 2 and "FAILED in cell 3: table.csv, line 3: toxic is missing" in out and "Traceback" not in out
+
+
+def test_a_full_disk_leaves_nothing_half_written(desk):
+    forget(desk, "generations/mgpt/dpo-1*")
+    code, out, _ = desk.call("reproduce", FULL_JOB="generate mgpt/dpo-1")
+    assert code == 1 and "File too large" in out
+    assert not list(desk.run.glob("generations/mgpt/*dpo-1*"))
+    assert desk.call("reproduce")[0] == 0
+
+
+@pytest.mark.parametrize("job", ["base mgpt", "generate mgpt/dpo-1", "li2024/fig1"])
+def test_sigkill_takes_everything_along_and_the_next_run_continues(finished, desk, job):
+    kind = {"base mgpt": "models/mgpt/base*", "generate mgpt/dpo-1": "generations/mgpt/dpo-1*", "li2024/fig1": "exhibits/li2024/fig1/*"}[job]
+    expected, n_before = results(finished), len(desk.ran())
+    forget(desk, kind)
+    process = desk.start("reproduce", SLOW_JOB=job)
+    desk.wait_for(job)
+    assert desk.survivors(seconds=0), "the test sees the processes"
+    process.kill()
+    process.communicate()
+    assert desk.survivors() == []
+    assert "not finished" in desk.call("status")[1]
+    code, out, err = desk.call("reproduce", "--jobs", "1")
+    assert code == 0, out + err
+    assert results(desk) == expected, "as if never interrupted, and whatever --jobs is"
+    assert len(desk.ran()) < n_before + 3
+    assert desk.survivors() == []
+
+
+def test_ctrl_c_ends_everything_and_says_how_to_go_on(fresh):
+    process = fresh.start("reproduce", SLOW_JOB="data prompts")
+    fresh.wait_for("data prompts")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 130 and "the same command continues" in out and "Traceback" not in err
+    assert fresh.survivors() == []
+
+
+def test_two_runs_of_one_folder(fresh):
+    process = fresh.start("reproduce", SLOW_JOB="data prompts")
+    fresh.wait_for("data prompts")
+    assert "at work, " in fresh.call("status")[1]
+    code, out, err = fresh.call("reproduce")
+    process.kill()
+    assert (code, out) == (2, "") and f"process {process.pid} is at work here" in err
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--only", "li2024/fig11111"], "unknown exhibit li2024/fig11111 (did you mean li2024/fig11?)"),
+    (["--only", "li2024/fig9"], "profile mini cannot make li2024/fig9: it shows aya-23-8b"),
+    (["--only", "li2024/fig10"], "profile mini cannot make li2024/fig10: there is no notebook for it yet"),
+    (["--profile", "paper"], "no profile named paper"),
+    (["--profile", "mine.yaml"], "mine.yaml: no such file"),
+    (["--data", "nowhere"], "--data: no such folder: nowhere"),
+    (["--jobs", "none"], "Invalid value for '--jobs'"),
+    (["--colour"], "No such option: --colour"),
+])
+def test_bad_arguments(fresh, arguments, message):
+    code, out, err = fresh.call("reproduce", *arguments)
+    assert (code, out) == (2, "") and message in err and err.count("\n") == 1
+    assert sorted(p.name for p in fresh.folder.iterdir()) == ["paper"]
+
+
+@pytest.mark.parametrize("text, message", [
+    ("generation: {temprature: 1}", "mine.yaml: generation.temprature: is not a setting (did you mean temperature?)"),
+    ("languages: [en, fi]", "mine.yaml: languages: xlingtox does not support fi"),
+    ("data: {prompts: {source: 'file:./none.csv', n: null}}", "data.prompts.source: no such file or folder"),
+    ("data: {prompts: {source: 'file:{data}/none.csv', n: null}}", "say where that is with --data FOLDER"),
+    ("models: {gpt: {model: x}}", "models: gpt is not known (did you mean mgpt?)"),
+])
+def test_bad_profiles(fresh, text, message):
+    (fresh.folder / "mine.yaml").write_text("extends: mini\n" + text)
+    code, out, err = fresh.call("reproduce", "--profile", "mine.yaml")
+    assert (code, out) == (2, "") and message in err and err.count("\n") == 1
+    assert sorted(p.name for p in fresh.folder.iterdir()) == ["mine.yaml", "paper"]
+
+
+def test_a_notebook_whose_process_dies(tmp_path):
+    fake_paper.write_notebook(tmp_path / "dies.ipynb", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(execute.NotebookError, match="process died"):
+        execute.execute(tmp_path / "dies.ipynb", tmp_path / "out.ipynb", {})
+    assert (tmp_path / "out.ipynb").exists()
+
+
+def test_every_rule_has_its_notebook_and_its_settings():
+    "The real folder: the stages that the workflow calls are there, cleaned, with tagged parameters"
+    paper = profiles.paper_dir()
+    if "XLINGTOX_PAPER" in os.environ:
+        pytest.skip("XLINGTOX_PAPER is set")
+    for stage in profiles.STAGES:
+        cells = nbformat.read(paper / f"stages/{stage}.ipynb", 4).cells
+        parameters = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
+        assert len(parameters) == 1 and 'run = "' in parameters[0].source, stage
+
+
+def test_remaining_time_counts_threads():
+    took = {"base": [100.0], "generate": [10.0], "score": [1.0]}
+    assert workflow.seconds_left({"base": 1, "generate": 2}, took, 2, {"base": 2}) == 110
+    assert workflow.seconds_left({"perplexity": 1}, took, 1, {}) == 10, "a stage never seen counts as the median"
+
+
+def test_records_survive_a_cut_off_line(tmp_path):
+    (tmp_path / "progress.jsonl").write_text(json.dumps({"event": "started", "job": "a"}) + '\n{"event": "fin')
+    execute.append_progress(tmp_path, event="finished", job="a")
+    assert [r["event"] for r in execute.read_progress(tmp_path)] == ["started", "finished"]
