@@ -1,7 +1,7 @@
 """A folder of notebooks in which every stage takes a moment, to test the workflow around them.
 
 The stages write no real tables: an artifact holds the digest of its settings and of what it read, so a test can see what was made from what.
-Environment variables make a job misbehave: FAIL_JOB, BAD_INPUT_JOB, SLOW_JOB, FULL_JOB name it as the workflow does ("dpo mgpt/dpo-1").
+Environment variables make a job misbehave: FAIL_JOB, BAD_INPUT_JOB, SLOW_JOB, FULL_JOB name it as the workflow does ("dpo mgpt/dpo-0").
 """
 import shutil
 from pathlib import Path
@@ -19,7 +19,7 @@ data:
   preference: {source: "babel:preference", n: 3}
   multiway: {source: "babel:multiway", n: 3}
 models:
-  mgpt: {model: "mini:mgpt", seeds: [0, 1]}
+  mgpt: {model: "mini:mgpt", seeds: [0]}
 judge: {model: "mini:judge"}
 scorer: lexicon:babel
 threads: {base: 2}
@@ -47,7 +47,8 @@ sha = lambda *texts: hashlib.sha256("".join(map(str, texts)).encode()).hexdigest
 def make(path, *sources, table=True):
     text = sha(*sources, os.environ["OMP_NUM_THREADS"])
     if table: write(path, text)
-    write(path + ".manifest.json", json.dumps({"digest": text, "inputs": {}, "parameters": {}, "seed": 0, "versions": {}, "seconds": 1.0, "hardware": {}, "finished": ""}))
+    write(path + ".manifest.json", json.dumps({"digest": text, "inputs": {}, "parameters": {}, "seed": 0, "versions": {}, "seconds": 1.0,
+                                               "hardware": {}, "finished": ""}))
 '''
 
 STAGES = {
@@ -58,8 +59,8 @@ STAGES = {
     "score": 'make(f"scores/{role}/{variant}.parquet", read(f"generations/{role}/{variant}.parquet"))',
     "perplexity": 'make(f"perplexity/{role}/{variant}.parquet", read(f"generations/{role}/{variant}.parquet"))',
     "retrieval": 'make(f"retrieval/{role}.parquet", profile["retrieval"])',
-    "metrics": 'make(f"metrics/{role}.parquet", *[p.read_text() for p in sorted(root.glob("scores/*/*.parquet"))])\n'
-               'make(f"prompt_scores/{role}.parquet", *[p.read_text() for p in sorted(root.glob("scores/*/*.parquet"))])',
+    "prompt_scores": 'make(f"prompt_scores/{role}.parquet", *[p.read_text() for p in sorted(root.glob("scores/*/*.parquet"))])',
+    "metrics": 'make(f"metrics/{role}.parquet", *[p.read_text() for p in sorted(root.glob("scores/*/*.parquet"))])',
 }
 EXHIBIT = '''
 write(f"exhibits/{stage}/exhibit.json", json.dumps({"paper": "li2024", "name": stage.split("/")[1], "title": "a fake", "caption": "", "scorer": "x",

@@ -1,5 +1,8 @@
 """A run folder without a model: texts of the miniature world drawn at a chosen rate of toxicity, in the layout that the stages leave."""
 import random
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,7 @@ from xlingtox import babel
 from xlingtox.core import write_table
 from xlingtox.languages import LI2024
 
-K, SEEDS, THRESHOLD = 6, 3, 0.5
+K, SEEDS, THRESHOLD, RATE = 6, 3, 0.5, 0.2
 
 
 def alignment(lang):
@@ -23,7 +26,7 @@ def sample_texts(variant, effect, langs, n_prompts):
     rng = random.Random("base" if effect == 0 else variant)
     rows = []
     for lang in langs:
-        rate = 0.25 * (1 - effect * alignment(lang))
+        rate = RATE * (1 - effect * alignment(lang))
         said = {(toxic, i): babel.realise(f, lang) for toxic in frames for i, f in enumerate(frames[toxic])}
         for p in range(n_prompts):
             for s in range(K):
@@ -77,6 +80,30 @@ def hash_of(text):
     return sum(ord(c) * 37 ** i for i, c in enumerate(text))
 
 
-if __name__ == "__main__":
-    import sys
-    make_run(Path(sys.argv[1]), float(sys.argv[2]))
+def run_cells(exhibit, run, **parameters):
+    "Run an exhibit's notebook in this process, every warning an error; returns its variables"
+    import matplotlib
+    import nbformat
+
+    from xlingtox.exhibits import EXHIBITS
+    matplotlib.use("agg")
+    path = Path(__file__).parents[1] / "paper" / EXHIBITS[exhibit].notebook
+    variables = {"__name__": "notebook"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for cell in nbformat.read(path, 4).cells:
+            if cell.cell_type == "code":
+                exec(compile(cell.source, f"{path.name}/{cell.id}", "exec"), variables)
+            if "parameters" in cell.metadata.get("tags", []):
+                variables |= {"run": str(run), **parameters}
+    matplotlib.pyplot.close("all")
+    return variables
+
+
+def execute_all(run, exhibits):
+    "Execute exhibits as the workflow does, each in a process of its own"
+    from xlingtox.exhibits import EXHIBITS
+    paper = Path(__file__).parents[1] / "paper"
+    for exhibit in exhibits:
+        subprocess.run([sys.executable, "-m", "xlingtox.execute", paper / EXHIBITS[exhibit].notebook, run / f"notebooks/{exhibit}.ipynb",
+                        "-p", "run", run], check=True)

@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import unicodedata
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xlingtox import babel
+from xlingtox import babel, data
 from xlingtox.core import InputError, read_table, write_table
 from xlingtox.scorers import LexiconScorer, NgramScorer, ScoreStore, load_scorer, score_generations, split_pairs
 
@@ -89,6 +90,13 @@ def test_many_processes_create_the_store_at_once(tmp_path):
     errors = [child.communicate(timeout=120)[1] for child in children]
     assert [child.returncode for child in children] == [0] * 4, errors
     assert len(ScoreStore(tmp_path / "s.sqlite").table()) == 4
+
+
+def test_a_store_that_another_process_is_creating_is_waited_for(tmp_path):
+    rival = sqlite3.connect(tmp_path / "s.sqlite", check_same_thread=False, isolation_level=None)
+    rival.execute("BEGIN IMMEDIATE")
+    threading.Timer(0.3, lambda: rival.execute("COMMIT")).start()
+    assert ScoreStore(tmp_path / "s.sqlite").table().empty
 
 
 def test_an_error_keeps_the_batches_before_it(tmp_path):
@@ -168,7 +176,7 @@ def test_missing_stays_missing(tmp_path):
     kept = store.table().sort_values("toxicity")
     np.testing.assert_array_equal(kept["toxicity"], [0.25, np.nan])  # the transient failure is not stored
     assert kept["reason"].isna().tolist() == [True, False] and kept["reason"].iloc[1] == "too long"
-    score_generations(generations, scorer, store)
+    pd.testing.assert_frame_equal(score_generations(generations, scorer, store), scores)
     assert scorer.asked == 4, "three at first, then only the transient failure"
 
 
@@ -190,7 +198,9 @@ def test_what_tells_scores_apart(tmp_path):
         assert not store.get(scorer, [text], lang)[1].any()
     assert store.score(Flaky(), [], "en").shape == (0,)
     assert store.score(Flaky(), ["\ud800", ""], "en").tolist() == [0.25, 0.25], "a lone surrogate and an empty text can be stored"
-    assert b"text" not in (tmp_path / "s.sqlite").read_bytes().replace(b"TEXT", b""), "texts are not kept"
+    store.put(Flaky(), ["a secret sentence"], "en", [0.5])
+    store.close()
+    assert b"secret" not in (tmp_path / "s.sqlite").read_bytes(), "texts are not kept"
 
 
 def test_not_a_store(tmp_path):
@@ -243,12 +253,12 @@ WORDS = pd.DataFrame([
 @pytest.mark.parametrize("text, lang, severities", [
     ("小人", "zh", [0.5]), ("小人", "ja", []), ("小人", "en", [0.5]),  # a false friend, and a text of neither language
     ("只有傻瓜", "zh", [0.4]), ("傻 瓜", "zh", []), ("傻瓜傻瓜", "zh", [0.4, 0.4]),
-    ("ばかり", "ja", []), ("ばか", "ja", [0.4]), ("ばかり", "zh", []), ("ばか", "en", [0.4]), ("孩子ばか", "zh", [0.4]),
+    ("ばかり大小ばかり", "ja", []), ("ばか", "ja", [0.4]), ("孩子ばかり", "zh", []), ("ばか", "en", [0.4]), ("孩子ばか", "zh", [0.4]),
     ("fool小人fool", "en", [0.4, 0.5, 0.4]), ("FOOL,fool;ｆｏｏｌ", "en", [0.4] * 3), ("fools foolish tomfool", "en", []),
     ("fool_fool-fool", "en", [0.4] * 3), ("fool2", "en", []),
     ("a couch potato.", "en", [0.3]), ("couch potatoes, potato couch", "en", []),
     ("п'яниця П’ЯНИЦЯ пʼяниця", "uk", [0.3] * 3), ("яниця", "uk", []),
-    ("मूढ़", "hi", [0.4]), ("मूढ\u093c", "hi", [0.4]), ("मू\u200dढ़।", "hi", [0.4]), ("मूढ़ता", "hi", []),
+    ("मूढ़", "hi", [0.4]), ("मूढ\u093c", "hi", [0.4]), ("मू\u200dढ़।", "hi", [0.4]), ("मूढ़ता मूढ़ी", "hi", []),
     (unicodedata.normalize("NFD", "바보"), "ko", [0.4]), ("바보는", "ko", []),
     ("白いTシャツ", "ja", [0.3]), ("", "en", []), (" \n\ufffd😀", "en", []), ("लिखित п'яниця 바보", "en", [0.3, 0.4])])
 def test_spellings(text, lang, severities):
@@ -323,9 +333,10 @@ def test_ngram_refuses(change, message):
 
 
 def test_split_keeps_pairs_and_equal_texts_apart():
-    rows = [(f"{lang}{i}/{k}", lang, f"{lang} {k} {i % 95}", k) for lang in ("en", "de") for i in range(100) for k in (0, 1)]
-    train, test = split_pairs(pd.DataFrame(rows, columns=["id", "lang", "text", "toxic"]), seed=0)
-    pairs = [set(part["id"].str.split("/").str[0]) for part in (train, test)]
+    rows = [(f"train{i}", lang, f"{lang} bad {i % 95}", f"{lang} good {i % 95}", "train") for lang in ("en", "de") for i in range(100)]
+    labelled = data.from_pairs(pd.DataFrame(rows, columns=data.SCHEMAS["parallel"]), "labelled")
+    train, test = split_pairs(labelled, seed=0)
+    pairs = [set(part["lang"] + part["id"].str.split("-").str[0]) for part in (train, test)]
     assert len(train) == 320 and 0 < len(test) < 80 and not pairs[0] & pairs[1] and not set(train["text"]) & set(test["text"])
     assert set(test["lang"]) == {"en", "de"}
 
@@ -334,9 +345,6 @@ def test_ngram_on_real_pairs():
     folder = Path(os.environ.get("XLINGTOX_DATA", "data")) / "paradetox_splits"
     if not folder.is_dir():
         pytest.skip("real data absent: set XLINGTOX_DATA to the folder that holds paradetox_splits")
-    rows = [(f"{path.name[:2]}-{split}-{i}/{kind}", path.name[:2], text, kind == "toxic")
-            for path in sorted(folder.glob("*.csv")) for _, split, kind in [path.stem.split("_")]
-            for i, text in enumerate(pd.read_csv(path, header=None, keep_default_na=False)[0])]
-    labelled = pd.DataFrame(rows, columns=["id", "lang", "text", "toxic"])
+    labelled = data.paradetox(folder, as_="labelled")
     held_out = NgramScorer.fit(labelled, seed=0).held_out
     assert len(held_out) == 9 and (held_out["auc"] > 0.75).all() and (held_out["brier"] < 0.2).all(), held_out

@@ -13,11 +13,10 @@ __all__ = ['SCRIPTS', 'FULL_STOP', 'UNSPACED', 'SHARES', 'PARALLEL_SIGN', 'NEUTR
 # %% ../nbs/02_babel.ipynb #c002
 import functools
 import random
-import re
 
 import pandas as pd
 
-from .core import InputError, assets, mask, read_table
+from .core import InputError, assets, read_table
 from .languages import LANGUAGES, LI2024, check_languages
 
 # %% ../nbs/02_babel.ipynb #c005
@@ -133,8 +132,8 @@ def join_sentences(sentences: list[str], lang: str) -> str:
     return ("" if lang in UNSPACED else " ").join(sentences)
 
 # %% ../nbs/02_babel.ipynb #c022
-SHARES = {"en": 5, "ru": 2, "de": 2, "fr": 2, "es": 2, "it": 1.5, "nl": 1.5, "pt": 1.5, "sv": 1.2, "pl": 1.2, "id": 1.2, "zh": 1.2,
-          "ja": 1.0, "cs": 0.8, "uk": 0.8, "ar": 0.8, "ko": 0.7, "hi": 0.7, "am": 0.4}
+SHARES = {"en": 5, "ru": 2, "de": 2, "fr": 2, "es": 2, "it": 1.6, "nl": 1.6, "pt": 1.6, "sv": 1.4, "pl": 1.4, "id": 1.4, "zh": 1.4,
+          "ja": 1.2, "cs": 1.2, "uk": 1, "ar": 1.2, "ko": 1, "hi": 1, "am": 0.6}
 PARALLEL_SIGN = "="
 
 
@@ -142,8 +141,8 @@ def sample_document(
     rng: random.Random,
     shares: dict[str, float] = SHARES,  # relative share of the text per language
     parallel_share: float = 0.4,  # share of documents that repeat each sentence in a second language
-    toxic_share: float = 0.35,  # share of documents that begin in a toxic mood
-    persistence: tuple[float, float] = (0.96, 0.85),  # chance that a neutral and a toxic mood carry on into the next sentence
+    toxic_share: float = 0.2,  # share of documents that begin in a toxic mood
+    persistence: tuple[float, float] = (0.99, 0.85),  # chance that a neutral and a toxic mood carry on into the next sentence
 ) -> tuple[str, str]:
     "A random document as (language, text)"
     langs, weights = zip(*shares.items(), strict=True)

@@ -10,6 +10,7 @@ __all__ = ['split_pairs', 'tune']
 # %% ../nbs/07_dpo.ipynb #c002
 import math
 import shutil
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -87,13 +88,16 @@ def tune(
                                  f"The last good checkpoint is kept in {work}")
 
     cpu = model.device.type == "cpu"
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)  # trl sets the old name
     args = trl.DPOConfig(
         output_dir=str(work), seed=seed, data_seed=seed, learning_rate=learning_rate, beta=beta, optim="rmsprop",
         lr_scheduler_type="constant_with_warmup", warmup_steps=warmup_steps, max_steps=max_steps or -1, num_train_epochs=epochs,
-        per_device_train_batch_size=batch_size, per_device_eval_batch_size=max(batch_size, 16), gradient_accumulation_steps=gradient_accumulation,
+        per_device_train_batch_size=batch_size, per_device_eval_batch_size=max(batch_size, 16),
+        gradient_accumulation_steps=gradient_accumulation,
         max_grad_norm=max_grad_norm, max_length=max_length, precompute_ref_log_probs=True, disable_dropout=True,
         eval_strategy="steps", eval_steps=eval_steps, save_strategy="steps", save_steps=eval_steps, save_total_limit=2,
-        load_best_model_at_end=early_stopping, metric_for_best_model="eval_loss", greater_is_better=False, logging_steps=eval_steps, report_to=[],
+        load_best_model_at_end=early_stopping, metric_for_best_model="eval_loss", greater_is_better=False,
+        logging_steps=eval_steps, report_to=[],
         use_cpu=cpu, bf16=False, fp16=False, gradient_checkpointing=not cpu, disable_tqdm=not progress, dataloader_pin_memory=not cpu,
     )
     as_dataset = lambda df: Dataset.from_pandas(df[["prompt", "chosen", "rejected"]], preserve_index=False)  # noqa: E731

@@ -17,6 +17,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -26,22 +27,31 @@ def die_with_parent():
     if sys.platform == "linux":
         PR_SET_PDEATHSIG = 1
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    else:
+        threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+
+
+def _watch(parent: int):
+    "End this process within a second of its parent"
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 # %% ../nbs/15_execute.ipynb #c007
 def start_kernel(
     threads: int,  # processor threads of numeric libraries
-    cwd: str | Path | None = None,
 ):
     "A kernel manager whose kernel is starting"
     from jupyter_client.kernelspec import KernelSpec
-    from jupyter_client.manager import KernelManager
+    from jupyter_client.manager import AsyncKernelManager
+    from jupyter_core.utils import run_sync
 
     environment = {**os.environ, "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false"}
     environment |= {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")}
-    manager = KernelManager(transport_encryption="auto")
+    manager = AsyncKernelManager(transport_encryption="auto")
     manager._kernel_spec = KernelSpec(argv=[sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"],
                                       display_name="Python 3", language="python", metadata={"supported_encryption": "curve"})
-    manager.start_kernel(env=environment, preexec_fn=die_with_parent, cwd=cwd)
+    run_sync(manager.start_kernel)(env=environment, preexec_fn=die_with_parent if sys.platform == "linux" else None)
     return manager
 
 
@@ -86,7 +96,7 @@ class NotebookError(Exception):
     def __init__(
         self,
         error: str,  # "ValueError: ..."
-        cell: int | None = None,  # number of the cell, from 1
+        cell: int | None = None,  # number of the cell in the executed copy, as in `In [4]`
         lines: list[str] = (),  # the last lines of the traceback
         bad_input: bool = False,  # whether the user can mend it
     ):
@@ -101,6 +111,8 @@ def execute(
     threads: int = 1,
 ):
     "Run a notebook; raise `NotebookError` when a cell does"
+    from jupyter_core.utils import run_sync
+
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.stem}.running.ipynb")
@@ -113,12 +125,12 @@ def execute(
         plain = [re.sub(r"\x1b\[[0-9;]*m", "", part) for part in e.traceback]
         lines = [line for part in plain for line in part.splitlines() if line.strip()]
         bad_input = e.ename == "InputError"
-        raise NotebookError(e.evalue if bad_input else f"{e.ename}: {e.evalue}", e.cell_index + 1, [] if bad_input else lines[-6:],
+        raise NotebookError(e.evalue if bad_input else f"{e.ename}: {e.evalue}", e.exec_count, [] if bad_input else lines[-6:],
                             bad_input) from None
     except RuntimeError as e:  # nbclient's DeadKernelError
         raise NotebookError(f"the notebook's process died ({e}); the machine may be out of memory") from None
     finally:
-        manager.shutdown_kernel(now=True)
+        run_sync(manager.shutdown_kernel)(now=True)
         if temporary.exists():
             os.replace(temporary, out)
 

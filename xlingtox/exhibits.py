@@ -6,9 +6,9 @@ Docs: https://xlingtox.github.io/xlingtox/exhibits.html.md"""
 
 # %% auto #0
 __all__ = ['CLAIMS', 'PAPERS', 'EXHIBITS', 'BRANCH_STYLE', 'INK', 'FAINT', 'MEASURES', 'Exhibit', 'exhibit', 'run_folder', 'load',
-           'has', 'scorer_name', 'lang_style', 'order_languages', 'set_style', 'branch_legend', 'label_points',
-           'stack_variants', 'compare_stacked', 'compare', 'compare_over_languages', 'verdict', 'with_interval',
-           'save_exhibit']
+           'has', 'scorer_name', 'settings', 'lang_style', 'order_languages', 'set_style', 'branch_legend',
+           'label_points', 'stack_variants', 'compare_stacked', 'compare', 'compare_over_languages', 'verdict',
+           'with_interval', 'save_exhibit']
 
 # %% ../nbs/19_exhibits.ipynb #c002
 import csv
@@ -20,13 +20,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .core import InputError, assets, atomic_path, read_table, write_json, write_manifest, write_table
+from .core import InputError, assets, atomic_path, read_json, write_json, write_manifest, write_table
 from .languages import LANGUAGES
+from .stats import relative_decrease
 
 # %% ../nbs/19_exhibits.ipynb #c005
 CLAIMS = {
     "L1": "English-only DPO lowers EMT, ToxProb and AvgTox in every language.",
-    "L2": "It does so in every model family.",
+    "L2": "English-only DPO lowers toxicity in every model family.",
     "L3": "QLoRA lowers toxicity less than full tuning.",
     "L4": "Perplexity rises after DPO, while its distributions before and after overlap.",
     "L5": "The diversity of the continuations (Dist-1, Dist-2, Dist-3) falls after DPO.",
@@ -135,6 +136,12 @@ def scorer_name(run: str | Path, role: str) -> str:
     "The scorer whose scores a role's tables rest on"
     return ", ".join(sorted(load(run, "scores", role, ["scorer"])["scorer"].dropna().unique()))
 
+
+def settings(run: str | Path, kind: str, role: str) -> dict:
+    "The parameters in the manifest of an artifact; none without a manifest"
+    path = run_folder(run) / kind / f"{role}.parquet.manifest.json"
+    return read_json(path)["parameters"] if path.exists() else {}
+
 # %% ../nbs/19_exhibits.ipynb #c015
 BRANCH_STYLE = {
     "Germanic": ("#332288", "o"), "Romance": ("#CC6677", "s"), "Slavic": ("#117733", "^"), "Indo-Aryan": ("#882255", "D"),
@@ -159,7 +166,7 @@ def set_style():
     "The one look of all figures; SVG files come out the same each time"
     import seaborn as sns
     sns.set_theme(context="notebook", style="whitegrid", rc={
-        "figure.dpi": 80, "savefig.dpi": 200, "svg.hashsalt": "xlingtox", "font.family": "DejaVu Sans", "axes.edgecolor": "#C9CDD3",
+        "figure.dpi": 80, "savefig.dpi": 160, "svg.hashsalt": "xlingtox", "font.family": "DejaVu Sans", "axes.edgecolor": "#C9CDD3",
         "grid.color": "#E8EAED", "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
         "axes.titlesize": 12, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.labelsize": 11, "legend.frameon": False})
 
@@ -179,7 +186,7 @@ def label_points(
     labels: list[str],  # short: a language code
 ):
     "Write a label beside each point, away from other points and labels"
-    ax.figure.canvas.draw()
+    ax.figure.draw_without_rendering()
     points = ax.transData.transform(np.column_stack([x, y]))
     unit = ax.figure.dpi / 72
     places = [unit * np.array(p) for p in ((13, 0), (-13, 0), (0, 12), (0, -12), (11, 9), (-11, 9), (11, -9), (-11, -9))]
@@ -205,12 +212,6 @@ def _interval(draws: np.ndarray, level: float) -> tuple[float, float]:
     "Percentile interval of the draws that are there; (nan, nan) where none is"
     draws = draws[np.isfinite(draws)]
     return tuple(np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])) if draws.size else (np.nan, np.nan)
-
-
-def _percent(part, whole):
-    "100 part / whole, nan where the whole is 0"
-    part, whole = np.asarray(part, float), np.asarray(whole, float)
-    return 100 * np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole != 0)
 
 
 def stack_variants(
@@ -243,7 +244,7 @@ def compare_stacked(
     means = np.concatenate([means, means.mean(axis=2, keepdims=True)], axis=2)
     before, after = means[0], np.einsum("ds,sdl->dl", shares, means[1:])
     drop = np.round(before - after, 12)
-    quantities = {"before": before, "after": after, "decrease": drop, "percent": _percent(drop, before)}
+    quantities = {"before": before, "after": after, "decrease": drop, "percent": relative_decrease(before, before - drop)}
     rows = []
     for i, group in enumerate([*groups, "mean"]):
         d = drop[1:, i]
@@ -274,9 +275,11 @@ def compare_over_languages(
 
 # %% ../nbs/19_exhibits.ipynb #c027
 def _plain(value):
-    "A JSON value: numpy scalars become Python's, NaN becomes None"
+    "A JSON value: numpy scalars become Python's, NaN becomes None, floats keep six digits"
     value = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, float):
+        return float(f"{value + 0.0:.6g}") if math.isfinite(value) else None
+    return value
 
 
 def verdict(
@@ -299,7 +302,7 @@ def verdict(
 # %% ../nbs/19_exhibits.ipynb #c030
 def with_interval(value: float, low: float, high: float, digits: int = 3) -> str:
     "`0.502 [0.480, 0.524]`, or `-` where there is no value"
-    return "-" if not math.isfinite(value) else f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    return "-" if not math.isfinite(value) else f"{value:z.{digits}f} [{low:z.{digits}f}, {high:z.{digits}f}]"
 
 # %% ../nbs/19_exhibits.ipynb #c033
 _STARTED = time.perf_counter()  # an exhibit's notebook imports this module first
@@ -309,7 +312,7 @@ def save_exhibit(
     run: str | Path,
     name: str,  # "li2024/fig1"
     caption: str,
-    data: pd.DataFrame,  # the tidy table with all numbers of the exhibit
+    data: dict[str, pd.DataFrame],  # file stem -> tidy table; together they hold all numbers of the exhibit
     scorer: str,  # which scorer the numbers rest on
     variant: str,  # which of the papers' and the code's readings was run, such as "ToxProb counts scores of 0.5 and more"
     figures: dict = {},  # noqa: B006  # file stem -> matplotlib figure
@@ -323,8 +326,7 @@ def save_exhibit(
     target = folder / "exhibits" / name
     with atomic_path(target) as temporary:
         temporary.mkdir()
-        write_table(data, temporary / "data.csv")
-        for stem, table in tables.items():
+        for stem, table in (data | tables).items():
             write_table(table, temporary / f"{stem}.csv")
         for stem, figure in figures.items():
             figure.draw_without_rendering()
@@ -332,8 +334,8 @@ def save_exhibit(
             figure.savefig(temporary / f"{stem}.svg", metadata={"Date": None, "Creator": None})
             figure.savefig(temporary / f"{stem}.png", metadata={"Software": None})
         write_json({"paper": this.paper, "name": name.split("/")[1], "title": this.title, "caption": caption, "alt": alt or this.title,
-                    "scorer": scorer, "variant": variant, "footer": footer, "verdicts": verdicts, "data": "data",
-                    "figures": list(figures), "tables": list(tables)}, temporary / "exhibit.json")
+                    "scorer": scorer, "variant": variant, "footer": footer, "verdicts": verdicts,
+                    "figures": list(figures), "tables": list(tables), "data": list(data)}, temporary / "exhibit.json")
     inputs = {f"{kind}/{role}/{file.stem}": file for kind in this.needs for role in this.roles for file in _tables(folder, kind, role)}
     write_manifest(target.with_name(f"{target.name}.manifest.json"), inputs, {"exhibit": name}, None, time.perf_counter() - _STARTED)
     return target

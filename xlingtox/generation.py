@@ -140,6 +140,11 @@ def generate(
         raise InputError(f"greedy decoding has one continuation per prompt, not {k}")
     settings = {"k": k, "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed, "greedy": greedy}
     lengths = np.array([len(ids) for ids in tokenizer(prompts["text"].tolist())["input_ids"]])
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context and not model.config.is_encoder_decoder and lengths.max() + max_new_tokens > context:
+        longest = prompts.iloc[int(lengths.argmax())]
+        raise InputError(f"prompt {longest['lang']} {longest['id']} has {lengths.max()} tokens, and {max_new_tokens} new ones exceed "
+                         f"the model's context of {context}; leave it out, or shorten it")
     order = np.argsort(-lengths, kind="stable")
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     if parts is not None:

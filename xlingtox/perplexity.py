@@ -54,11 +54,11 @@ def _batches(rows, batch_size):
 
 
 def _padded(sequences, value, device):
-    "Token ids `[n, longest]`, padded on the right"
+    "A rectangle `[n, longest]`, padded on the right with `value`, or with the sequence's own last token where `value` is None"
     import torch
 
     longest = max(map(len, sequences))
-    return torch.tensor([[*s, *[value] * (longest - len(s))] for s in sequences], device=device)
+    return torch.tensor([[*s, *[s[-1] if value is None else value] * (longest - len(s))] for s in sequences], device=device)
 
 
 def _nll(logits, labels):
@@ -81,7 +81,7 @@ def _causal_nll_each(model, contexts, targets, batch_size):
     result = np.zeros(len(targets))
     order = sorted(range(len(targets)), key=lambda i: len(contexts[i]) + len(targets[i]))
     for rows in _batches(order, batch_size):
-        ids = _padded([contexts[i] + targets[i][:-1] for i in rows], 0, model.device)
+        ids = _padded([contexts[i] + targets[i][:-1] for i in rows], None, model.device)
         labels = _padded([[-100] * (len(contexts[i]) - 1) + targets[i] for i in rows], -100, model.device)
         last = ids.shape[1] - min(len(contexts[i]) for i in rows) + 1
         result[rows] = _nll(_run(model, ids, last, use_cache=False).logits[:, -last:], labels[:, -last:])
@@ -100,7 +100,7 @@ def _causal_nll_shared(model, contexts, targets, batch_size):
             prefix = torch.tensor([context[:-1] for context in different], device=model.device)
             cache = _run(model, prefix, 1, use_cache=True).past_key_values
             cache.batch_select_indices(torch.tensor(number, device=model.device))
-            ids = _padded([contexts[i][-1:] + targets[i][:-1] for i in rows], 0, model.device)
+            ids = _padded([contexts[i][-1:] + targets[i][:-1] for i in rows], None, model.device)
             logits = model(input_ids=ids, past_key_values=cache, use_cache=True).logits
             result[rows] = _nll(logits, _padded([targets[i] for i in rows], -100, model.device))
     return result

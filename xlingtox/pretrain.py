@@ -152,6 +152,8 @@ def pretrain(
             shutil.rmtree(work)
     write_json(job, work / "job.json")
 
+    threads = torch.get_num_threads()
+    torch.set_num_threads(settings["threads"])  # sums depend on it in the last bit
     torch.manual_seed(settings["seed"])
     tokenizer = train_tokenizer(balanced_texts(corpus, settings["tokenizer_texts"], settings["seed"]), recipe["vocab_size"])
     config = AutoConfig.for_model(recipe["model_type"], **recipe["config"], vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id,
@@ -180,7 +182,8 @@ def pretrain(
             opt.param_groups[0]["lr"] = peak * learning_rate_factor(step, steps, settings["warmup"])
         loss = causal_loss(model, rows[at : at + batch])
         if not torch.isfinite(loss):
-            raise InputError(f"pretraining: the loss is {loss.item()} at step {step}; lower the learning rate. The last checkpoint is kept in {work}")
+            raise InputError(f"pretraining: the loss is {loss.item()} at step {step}; lower the learning rate. "
+                             f"The last checkpoint is kept in {work}")
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for opt in opts:
@@ -198,3 +201,4 @@ def pretrain(
         write_table(pd.DataFrame(log), temporary / "loss.parquet")
         write_json({"recipe": recipe, "seconds": round(time.time() - started, 1), "resumed_at": first}, temporary / "recipe.json")
     shutil.rmtree(work)
+    torch.set_num_threads(threads)

@@ -48,7 +48,8 @@ def profile_path(
     folder = paper_dir() / "profiles"
     known = sorted(p.stem for p in folder.glob("*.yaml"))
     if path.name not in known or path.name != str(path):
-        raise InputError(f"no profile named {path}{closest(str(path), known)}; there are {', '.join(known)}, or give the path of a .yaml file")
+        raise InputError(f"no profile named {path}{closest(str(path), known)}; there are {', '.join(known)}, or give the path of a .yaml "
+                         "file")
     return folder / f"{path.name}.yaml"
 
 
@@ -58,7 +59,7 @@ def closest(word: str, known) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 # %% ../nbs/14_profiles.ipynb #c008
-STAGES = ("data", "scorer", "base", "dpo", "generate", "score", "perplexity", "retrieval", "metrics")
+STAGES = ("data", "scorer", "base", "dpo", "generate", "score", "prompt_scores", "perplexity", "retrieval", "metrics")
 SCHEMA = {"corpus": "prompts", "prompts": "prompts", "multiway": "prompts", "preference": "preference", "labelled": "labelled"}  # of data kinds
 LANGUAGE_SETS = {"li2024": languages.LI2024, "beniwal2025": languages.BENIWAL2025, "neuronft2025": languages.NEURONFT2025}
 
@@ -148,8 +149,8 @@ class Metrics(Section):
     "Toxicity metrics and their bootstrap intervals"
 
     threshold: float = Field(0.5, ge=0, le=1)
-    variant: Literal["exact", "published"] = "exact"
-    n_resamples: int = Field(2000, ge=1)
+    variant: Literal["exact", "published"] = "published"
+    n_resamples: int = Field(1000, ge=1)
     level: float = Field(0.95, gt=0, lt=1)
     seed: int = 0
 
@@ -397,6 +398,7 @@ def stage_settings(
         model = p["models"][role]
         return common | p["dpo"] | model["dpo"] | {"seed": int(variant.removeprefix("dpo-"))}
     return common | {"scorer": {"scorer": p["scorer"]}, "generate": p["generation"], "score": {"scorer": p["scorer"]},
+                      "prompt_scores": {k: p["metrics"][k] for k in ("threshold", "variant")},
                       "perplexity": {"variant": p["judge"]["variant"]}, "retrieval": p["retrieval"], "metrics": p["metrics"],
                       "exhibit": {}}[stage]
 

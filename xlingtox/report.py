@@ -52,7 +52,7 @@ def scoreboard(
     return pd.DataFrame(rows, columns="claim statement exhibit verdict published reproduced low high n detail".split())
 
 # %% ../nbs/20_report.ipynb #c014
-NUMERIC = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?%?( \[.*\])?|-|not run|")
+NUMERIC = re.compile(r"(?P<number>[-+]?[\d.,]+(e[-+]?\d+)?%?)( (?P<interval>\[.*\]|\(.*\)))?|-|")
 TEXT_COLUMNS = ("prompt", "before", "after", "text")
 
 
@@ -63,11 +63,17 @@ def read_display_table(
     "A CSV file as the template wants it: label, columns with their css class, rows with their language"
     with open(path, encoding="utf-8", newline="") as f:
         names, *rows = csv.reader(f)
-    css = ["text" if name in TEXT_COLUMNS else "num" if all(NUMERIC.fullmatch(row[i]) for row in rows) else ""
-           for i, name in enumerate(names)]
+    numeric = [all(NUMERIC.fullmatch(row[i]) for row in rows) for i in range(len(names))]
+    long = [name in TEXT_COLUMNS or max((len(row[i]) for row in rows), default=0) > 48 for i, name in enumerate(names)]
+    css = ["num" if n else "text" if t else "" for n, t in zip(numeric, long, strict=True)]
     lang = names.index("lang") if "lang" in names else None
+
+    def cell(text, is_number):
+        "The text, and below it the interval of a number"
+        found = NUMERIC.fullmatch(text) if is_number else None
+        return {"text": found["number"], "below": found["interval"]} if found and found["interval"] else {"text": text}
     return {"label": label, "columns": [{"name": n, "css": c} for n, c in zip(names, css, strict=True)],
-            "rows": [{"cells": row, "lang": row[lang] if lang is not None else None} for row in rows]}
+            "rows": [{"cells": list(map(cell, row, numeric)), "lang": row[lang] if lang is not None else None} for row in rows]}
 
 # %% ../nbs/20_report.ipynb #c017
 def _template(name: str):
@@ -145,9 +151,8 @@ CSS = {"holds": "holds", "does not hold": "fails", "cannot tell": "open", "faile
 
 
 def _label(name: str) -> str:
-    "How an exhibit is called in the report: `li2024 · figure 4`"
-    paper, item = name.split("/")
-    return f"{paper} · " + re.sub(r"^(fig|table)", lambda m: {"fig": "figure ", "table": "table "}[m[1]], item)
+    "How an exhibit is called below the name of its paper: `Figure 4`"
+    return re.sub(r"^(fig|table)", lambda m: {"fig": "Figure ", "table": "Table "}[m[1]], name.split("/")[1])
 
 
 def _svg_size(path: Path) -> tuple[int, int]:
@@ -165,10 +170,10 @@ def _show(name: str, found: dict, folder: Path, page: str | None, stale: bool) -
         figures.append({"svg": f"{at}/{stem}.svg", "width": width, "height": height})
     links = [("executed notebook", page)] if page else []
     links += [(f"{stem}.{kind}", f"{at}/{stem}.{kind}") for stem in found["figures"] for kind in ("svg", "png")]
-    links += [(f"{stem}.csv", f"{at}/{stem}.csv") for stem in [*found["tables"], found["data"]]]
+    links += [(f"{stem}.csv", f"{at}/{stem}.csv") for stem in [*found["tables"], *found["data"]]]
     return {**found, "anchor": name.replace("/", "-"), "label": _label(name), "figures": figures, "links": links, "stale": stale,
             "verdicts": [{**v, "word": WORDS[v["holds"]]} for v in found["verdicts"]],
-            "tables": [read_display_table(folder / f"{stem}.csv", f"{_label(name)}, {stem}") for stem in found["tables"]]}
+            "tables": [read_display_table(folder / f"{stem}.csv", f"{_label(name)}: {stem}") for stem in found["tables"]]}
 
 
 def _missing(board: pd.DataFrame, done: dict, failed: dict) -> list[dict]:
@@ -203,7 +208,7 @@ def build_report(
         words = [w for w in CSS if w in ("holds", "does not hold", "not run") or counts[w]]
         html = _template("index.html").render(
             run=run.resolve().name, style=_style(), css=CSS, counts={w: counts[w] for w in words}, exhibits=shown, failures=failures,
-            judged=[{**v, "label": e["label"], "anchor": e["anchor"]} for e in shown for v in e["verdicts"]],
+            judged=[{**v, **{k: e[k] for k in ("label", "anchor", "paper")}} for e in shown for v in e["verdicts"]],
             missing=_missing(board, done, failed), facts=_facts(run, manifests),
             notebooks=[(job, page) for job, page in pages.items() if job not in EXHIBITS])
         (temporary / "index.html").write_text(html, encoding="utf-8")

@@ -95,7 +95,7 @@ class _Events(logging.Handler):
 
     def emit(self, record):
         if (event := getattr(record, "event", None)) is not None:
-            fields = {k: v for k, v in vars(record).items() if k in ("jobid", "job_id", "rule_name", "log", "reason", "stats", "threads", "exception")}
+            fields = {k: v for k, v in vars(record).items() if k in ("jobid", "job_id", "rule_name", "log", "reason", "stats", "threads")}
             self.stream.write(json.dumps({"event": event.name, "message": record.getMessage(), **fields}, default=str) + "\n")
             self.stream.flush()
 
@@ -365,7 +365,8 @@ def status(
         lines += [f"  failed: {r['job']}: {r['error']} ({r['copy']})" for r in by["failed"]]
         names = available(profile)
         made = [n for n in names if (run / "exhibits" / n / "exhibit.json").exists()]
-        lines.append(f"  exhibits: {', '.join(made) or 'none yet'}" + (f"; missing: {', '.join(n for n in names if n not in made)}" * (made != names)))
+        missing = [n for n in names if n not in made]
+        lines.append(f"  exhibits: {', '.join(made) or 'none yet'}" + (f"; missing: {', '.join(missing)}" if missing else ""))
         if (run / "report" / "index.html").exists():
             lines.append(f"  report: {run / 'report' / 'index.html'}")
     return lines

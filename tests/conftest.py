@@ -1,0 +1,54 @@
+"""What several test files need: small models of each architecture, made on the spot, and the folder of real data where there is one."""
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+ARCHITECTURES = {
+    "gpt2": {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 128},
+    "bloom": {"n_layer": 2, "hidden_size": 32, "n_head": 2},
+    "llama": {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1},
+    "cohere": {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2},
+    "mt5": {"num_layers": 2, "num_decoder_layers": 2, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_heads": 2, "decoder_start_token_id": 0},
+}
+
+
+@pytest.fixture(scope="session")
+def toy_tokenizer():
+    "A byte-level BPE of 500 tokens over English, German and Chinese sentences"
+    from xlingtox import babel, pretrain
+
+    texts = babel.corpus(400, shares={"en": 1, "de": 1, "zh": 1}, parallel_share=0)["text"]
+    return pretrain.train_tokenizer(texts, 500)
+
+
+@pytest.fixture(scope="session")
+def toy_model(toy_tokenizer):
+    "A function that makes a randomly initialised model of an architecture, always the same"
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    def make(architecture: str):
+        config = AutoConfig.for_model(architecture, **ARCHITECTURES[architecture], vocab_size=len(toy_tokenizer), pad_token_id=0, bos_token_id=1,
+                                      eos_token_id=2)
+        torch.manual_seed(0)
+        auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        model = auto.from_config(config).eval()
+        for p in model.parameters():
+            p.data *= 2  # sharp enough that a sample depends on what was read
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    "The folder of real data: $XLINGTOX_DATA, or shared/data beside the checkout; tests that need it skip without it"
+    places = [os.environ.get("XLINGTOX_DATA"), Path(__file__).parents[2] / "shared" / "data"]
+    for place in places:
+        if place and (Path(place) / "parallel_prompts").is_dir():
+            return Path(place)
+    pytest.skip("no real data here: set XLINGTOX_DATA to a folder with parallel_prompts/ and paradetox_splits/")

@@ -1,0 +1,113 @@
+"""Generation on every architecture, and what a crash or another batch size must not change."""
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from xlingtox import babel, generation
+from xlingtox.core import InputError
+
+CAUSAL = ["gpt2", "bloom", "llama", "cohere"]
+
+
+@pytest.fixture
+def prompts():
+    return babel.prompts(["en", "de", "zh"], n=6, seed=5)
+
+
+@pytest.mark.parametrize("architecture", CAUSAL)
+def test_sharing_the_prompt_changes_nothing(architecture, toy_model, toy_tokenizer, prompts):
+    "Samples drawn from the shared cache equal those drawn token by token, one text at a time, without a cache"
+    model = toy_model(architecture)
+    k, n = 3, 6
+    got = generation.generate(model, toy_tokenizer, prompts, "m", k=k, max_new_tokens=n, batch_size=5)
+    for row in got.sample(8, random_state=0).itertuples():
+        prompt = prompts[(prompts["lang"] == row.lang) & (prompts["id"] == row.prompt_id)]["text"].item()
+        ids = toy_tokenizer(prompt)["input_ids"]
+        uniforms = generation.sample_uniforms(0, row.lang, row.prompt_id, k, n)[row.sample]
+        new = []
+        for u in uniforms:
+            with torch.no_grad():
+                logits = model(torch.tensor([ids + new])).logits[:, -1]
+            new.append(generation.sample_nucleus(logits, torch.tensor([u], dtype=torch.float32)).item())
+            if new[-1] == toy_tokenizer.eos_token_id:
+                break
+        assert row.text == toy_tokenizer.decode(new, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("architecture", [*CAUSAL, "mt5"])
+def test_batch_size_and_order_do_not_matter(architecture, toy_model, toy_tokenizer, prompts):
+    model = toy_model(architecture)
+    one = generation.generate(model, toy_tokenizer, prompts, "m", k=4, max_new_tokens=8, batch_size=1)
+    many = generation.generate(model, toy_tokenizer, prompts, "m", k=4, max_new_tokens=8, batch_size=18)
+    shuffled = generation.generate(model, toy_tokenizer, prompts.sample(frac=1, random_state=0), "m", k=4, max_new_tokens=8, batch_size=7)
+    keys = ["lang", "prompt_id", "sample"]
+    assert one.equals(many)
+    assert one.sort_values(keys)["text"].tolist() == shuffled.sort_values(keys)["text"].tolist()
+    assert one.groupby(["lang", "prompt_id"])["text"].nunique().mean() > 1.2, "the samples of a prompt differ"
+
+
+def test_seeds_differ(toy_model, toy_tokenizer, prompts):
+    model = toy_model("gpt2")
+    a, b = (generation.generate(model, toy_tokenizer, prompts, "m", k=4, max_new_tokens=8, seed=s)["text"] for s in (0, 1))
+    assert (a != b).mean() > 0.9
+
+
+def test_interrupted_run_continues(toy_model, toy_tokenizer, prompts, tmp_path, monkeypatch):
+    "What was finished is not made again, and the result is that of an uninterrupted run"
+    model = toy_model("gpt2")
+    whole = generation.generate(model, toy_tokenizer, prompts, "m", k=3, batch_size=4)
+    done, original = [], generation.generate_batch
+
+    def flaky(*args, **kwargs):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(1)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(generation, "generate_batch", flaky)
+    with pytest.raises(KeyboardInterrupt):
+        generation.generate(model, toy_tokenizer, prompts, "m", k=3, batch_size=4, parts=tmp_path / "parts")
+    calls = []
+    monkeypatch.setattr(generation, "generate_batch", lambda *a, **kw: calls.append(1) or original(*a, **kw))
+    resumed = generation.generate(model, toy_tokenizer, prompts, "m", k=3, batch_size=4, parts=tmp_path / "parts")
+    assert len(calls) == 3, "five batches, two of them finished before"
+    assert resumed.equals(whole)
+
+
+def test_parts_of_another_job_are_not_used(toy_model, toy_tokenizer, prompts, tmp_path):
+    model = toy_model("gpt2")
+    generation.generate(model, toy_tokenizer, prompts, "m", k=3, parts=tmp_path / "parts")
+    other_seed = generation.generate(model, toy_tokenizer, prompts, "m", k=3, seed=1, parts=tmp_path / "parts")
+    assert other_seed.equals(generation.generate(model, toy_tokenizer, prompts, "m", k=3, seed=1))
+    with torch.no_grad():
+        model.get_input_embeddings().weight[:, 0] += 1
+    other_weights = generation.generate(model, toy_tokenizer, prompts, "m", k=3, seed=1, parts=tmp_path / "parts")
+    assert other_weights.equals(generation.generate(model, toy_tokenizer, prompts, "m", k=3, seed=1))
+
+
+def test_nucleus_against_its_definition():
+    "For each row: the drawn token is in the smallest set that reaches p, and frequencies follow the renormalised probabilities"
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, 40, generator=generator) * 2
+    draws = generation.sample_nucleus(logits.expand(50000, 40), torch.rand(50000, generator=generator), temperature=0.7, top_p=0.6, width=4)
+    p = (logits[0] / 0.7).softmax(-1).numpy()
+    order = np.argsort(-p)
+    size = int(np.searchsorted(np.cumsum(p[order]), 0.6) + 1)
+    expected = np.zeros(40)
+    expected[order[:size]] = p[order[:size]] / p[order[:size]].sum()
+    assert np.abs(np.bincount(draws, minlength=40) / 50000 - expected).max() < 0.012, "about five standard errors of 50,000 draws"
+
+
+def test_bad_input(toy_model, toy_tokenizer):
+    model = toy_model("gpt2")
+    with pytest.raises(InputError, match="lacks the columns text"):
+        generation.generate(model, toy_tokenizer, pd.DataFrame({"id": ["a"], "lang": ["en"]}), "m")
+    with pytest.raises(InputError, match="en a occurs more than once"):
+        generation.generate(model, toy_tokenizer, pd.DataFrame({"id": ["a", "a"], "lang": ["en", "en"], "text": ["x", "y"]}), "m")
+
+
+def test_a_prompt_that_does_not_fit_is_named(toy_model, toy_tokenizer, prompts):
+    prompts.loc[3, "text"] = "long " * 200
+    with pytest.raises(InputError, match=r"prompt en p3 has \d+ tokens, and 20 new ones exceed the model's context of 128"):
+        generation.generate(toy_model("gpt2"), toy_tokenizer, prompts, "m")
