@@ -42,7 +42,7 @@ def tidy_metrics(variant, prompt_scores, shift):
         for metric, column in {"emt": "max", "toxprob": "any", "avgtox": "mean"}.items():
             x = g[column].astype(float)
             rows.append((lang, metric, x.mean(), x.mean() - 2 * x.std() / len(x) ** 0.5, x.mean() + 2 * x.std() / len(x) ** 0.5, len(x)))
-        for metric, value in {"perplexity": 12 + 3 * shift, "dist1": 0.5 - 0.1 * shift, "dist2": 0.7 - 0.1 * shift, "dist3": 0.8 - 0.1 * shift}.items():
+        for metric, value in [("perplexity", 12 + 3 * shift), *((f"dist{n}", 0.4 + (n - shift) / 10) for n in (1, 2, 3))]:
             value += len(lang + metric) / 100 + (ord(lang[0]) - 100) / 200
             rows.append((lang, metric, value, value - 0.02, value + 0.02, len(g)))
     table = pd.DataFrame(rows, columns=["lang", "metric", "value", "low", "high", "n_prompts"])
@@ -61,8 +61,9 @@ def make_run(folder: Path, effect=0.9, langs=LI2024, n_prompts=20) -> Path:
         noise = np.random.default_rng(len(df)).lognormal(2.5, 0.4, len(df)) * (1.2 if strength else 1)
         write_table(df.assign(variant="exact", perplexity=noise)[[*keys, "variant", "perplexity"]], folder / f"perplexity/mgpt/{variant}.parquet")
         groups = df.groupby(["lang", "prompt_id"], sort=False)["toxicity"]
-        per_prompt = groups.agg(["max", "mean"]).assign(any=groups.max() >= THRESHOLD).reset_index().assign(role="mgpt", variant=variant)
-        prompt_scores.append(per_prompt[["role", "variant", "lang", "prompt_id", "max", "mean", "any"]])
+        per_prompt = groups.agg(["max", "mean"]).assign(any=groups.max() >= THRESHOLD).reset_index().assign(
+            role="mgpt", variant=variant, n_scored=K, n_missing=0, k=K)
+        prompt_scores.append(per_prompt[["role", "variant", "lang", "prompt_id", "max", "mean", "any", "n_scored", "n_missing", "k"]])
         metrics.append(tidy_metrics(variant, per_prompt, 1 if strength else 0))
     write_table(pd.concat(prompt_scores), folder / "prompt_scores/mgpt.parquet")
     columns = ["role", "variant", "lang", "metric", "value", "low", "high", "n_prompts", "k", "n_missing"]

@@ -162,12 +162,22 @@ def test_toxic_words_are_masked(browser, page):
 
 
 CONTRAST = """
-const rgb = c => { const x = document.createElement('canvas').getContext('2d'); x.fillStyle = c; x.fillRect(0, 0, 1, 1); return [...x.getImageData(0, 0, 1, 1).data] };
-const lum = c => c.slice(0, 3).map(v => v / 255).map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4).reduce((s, v, i) => s + v * [.2126, .7152, .0722][i], 0);
-const ground = e => { while (e) { const b = getComputedStyle(e).backgroundColor; if (rgb(b)[3] == 255) return b; e = e.parentElement } return 'white' };
-return [...document.querySelectorAll('p, td, th, dt, dd, a, h1, h2, h3, .badge, .tag, .paper, .ci, pre, li, summary')].filter(e => e.innerText?.trim() && e.offsetParent)
-  .map(e => { const [a, b] = [lum(rgb(getComputedStyle(e).color)), lum(rgb(ground(e)))].sort((x, y) => y - x); return [(a + .05) / (b + .05), e.innerText.slice(0, 40)] })
-  .filter(([c]) => c < 4.5).slice(0, 5)
+const rgb = c => {
+  const x = document.createElement('canvas').getContext('2d');
+  x.fillStyle = c; x.fillRect(0, 0, 1, 1);
+  return [...x.getImageData(0, 0, 1, 1).data];
+};
+const linear = v => v / 255 <= .03928 ? v / 255 / 12.92 : ((v / 255 + .055) / 1.055) ** 2.4;
+const luminance = c => { const [r, g, b] = rgb(c).map(linear); return .2126 * r + .7152 * g + .0722 * b };
+const ground = e => {
+  for (; e; e = e.parentElement) if (rgb(getComputedStyle(e).backgroundColor)[3] == 255) return getComputedStyle(e).backgroundColor;
+  return 'white';
+};
+const texts = 'p, td, th, dt, dd, a, h1, h2, h3, .badge, .tag, .paper, .ci, pre, li, summary';
+return [...document.querySelectorAll(texts)].filter(e => e.innerText?.trim() && e.offsetParent).map(e => {
+  const [light, dark] = [luminance(getComputedStyle(e).color), luminance(ground(e))].sort((x, y) => y - x);
+  return [(light + .05) / (dark + .05), e.innerText.slice(0, 40)];
+}).filter(([contrast]) => contrast < 4.5).slice(0, 5)
 """
 
 

@@ -51,11 +51,12 @@ def status():
 def report(profile: Annotated[str, typer.Option(help="Name of a profile that was run.")] = "mini"):
     "Write the report of a run again."
     from xlingtox.core import InputError
-    from xlingtox.report import build_report
 
     run = Path("runs") / profile
     if not (run / "profile.json").is_file():
         raise InputError(f"no run in {run.resolve()}; `xlingtox reproduce --profile {profile}` makes one")
+    from xlingtox.report import build_report
+
     print(build_report(run))
 
 

@@ -9,6 +9,7 @@ __all__ = ['split_pairs', 'tune']
 
 # %% ../nbs/07_dpo.ipynb #c002
 import math
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -77,6 +78,8 @@ def tune(
         shutil.rmtree(work)
     write_json(job, work / "job.json")
     disable_progress_bars()
+    if not progress:
+        os.environ["TQDM_DISABLE"] = "1"  # trl's own bars ask the environment
 
     class StopAtNaN(TrainerCallback):
         "Stop with the step's number when the loss is no longer a number; the checkpoints stay"

@@ -104,6 +104,12 @@ class NotebookError(Exception):
         self.error, self.cell, self.lines, self.bad_input = error, cell, list(lines), bad_input
 
 
+def _calls(traceback: list[str]) -> list[str]:
+    "Where the error came from: the last calls of a traceback, a place and a line of code each"
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(traceback)).splitlines()
+    return [line.strip() for line in lines if re.match(r"(Cell|File) .*|-+> ?\d+ ", line)][-6:]
+
+
 def execute(
     notebook: str | Path,
     out: str | Path,  # the executed copy
@@ -122,11 +128,9 @@ def execute(
         papermill.execute_notebook(str(notebook), str(temporary), parameters, kernel_name="python3", language="python", progress_bar=False,
                                    km=manager)
     except papermill.exceptions.PapermillExecutionError as e:
-        plain = [re.sub(r"\x1b\[[0-9;]*m", "", part) for part in e.traceback]
-        lines = [line for part in plain for line in part.splitlines() if line.strip()]
         bad_input = e.ename == "InputError"
-        raise NotebookError(e.evalue if bad_input else f"{e.ename}: {e.evalue}", e.exec_count, [] if bad_input else lines[-6:],
-                            bad_input) from None
+        raise NotebookError(e.evalue if bad_input else f"{e.ename}: {e.evalue}".splitlines()[0], e.exec_count,
+                            [] if bad_input else _calls(e.traceback), bad_input) from None
     except RuntimeError as e:  # nbclient's DeadKernelError
         raise NotebookError(f"the notebook's process died ({e}); the machine may be out of memory") from None
     finally:

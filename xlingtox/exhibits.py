@@ -180,13 +180,12 @@ def branch_legend(fig, langs, **kw):
 
 # %% ../nbs/19_exhibits.ipynb #c019
 def label_points(
-    ax,
+    ax,  # laid out: after `fig.draw_without_rendering()`
     x,  # [n], in data units
     y,
     labels: list[str],  # short: a language code
 ):
     "Write a label beside each point, away from other points and labels"
-    ax.figure.draw_without_rendering()
     points = ax.transData.transform(np.column_stack([x, y]))
     unit = ax.figure.dpi / 72
     places = [unit * np.array(p) for p in ((13, 0), (-13, 0), (0, 12), (0, -12), (11, 9), (-11, 9), (11, -9), (-11, -9))]
@@ -329,13 +328,15 @@ def save_exhibit(
         for stem, table in (data | tables).items():
             write_table(table, temporary / f"{stem}.csv")
         for stem, figure in figures.items():
-            figure.draw_without_rendering()
-            figure.set_layout_engine("none")  # the layout found once serves both formats
+            if engine := figure.get_layout_engine():
+                engine.execute(figure)
+                figure.set_layout_engine("none")  # the layout found once serves both formats
             figure.savefig(temporary / f"{stem}.svg", metadata={"Date": None, "Creator": None})
             figure.savefig(temporary / f"{stem}.png", metadata={"Software": None})
         write_json({"paper": this.paper, "name": name.split("/")[1], "title": this.title, "caption": caption, "alt": alt or this.title,
                     "scorer": scorer, "variant": variant, "footer": footer, "verdicts": verdicts,
                     "figures": list(figures), "tables": list(tables), "data": list(data)}, temporary / "exhibit.json")
-    inputs = {f"{kind}/{role}/{file.stem}": file for kind in this.needs for role in this.roles for file in _tables(folder, kind, role)}
+    places = [("data", "prompts") if kind == "prompts" else (kind, role) for kind in this.needs for role in this.roles]
+    inputs = {file.relative_to(folder).as_posix(): file for place in places for file in _tables(folder, *place)}
     write_manifest(target.with_name(f"{target.name}.manifest.json"), inputs, {"exhibit": name}, None, time.perf_counter() - _STARTED)
     return target

@@ -71,9 +71,10 @@ def load(
     "A model ready for inference and its tokenizer: (model, tokenizer)"
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
-    from transformers.utils.logging import disable_progress_bar
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     disable_progress_bar()  # of reading and writing shards: only the long tasks show how far they are
+    set_verbosity_error()  # hints to programmers, not to readers
     kind, _, recipe = name.partition(":")
     where = str(mini_folder(recipe, corpus, progress)) if kind == "mini" else name
     if os.path.isdir(where) and not allow_pickle and not list(Path(where).glob("*.safetensors")):

@@ -231,7 +231,10 @@ class Profile(Section):
             for key in model.dpo:
                 if key not in Dpo.model_fields:
                     raise InputError(f"models.{role}.dpo.{key} is not a setting{closest(key, Dpo.model_fields)}")
-            Dpo(**{**self.dpo.model_dump(), **model.dpo})
+            try:
+                Dpo(**{**self.dpo.model_dump(), **model.dpo})
+            except ValidationError as e:
+                raise InputError(f"models.{role}.dpo.{e.errors()[0]['loc'][0]}: {_problem(e.errors()[0])}") from None
         check_scorer(self.scorer, self.languages)
         return self
 
@@ -347,8 +350,13 @@ def _one_line(error: ValidationError, files: list[tuple[Path, dict]]) -> str:
         problem = str(e["ctx"]["error"])
         return f"{where}: {key}: {problem}" if key else f"{where}: {problem}"
     else:
-        problem = f"{e['msg'][0].lower()}{e['msg'][1:]}, not {e['input']!r}"
+        problem = _problem(e)
     return f"{where}: {key}: {problem}"
+
+
+def _problem(e: dict) -> str:
+    "What pydantic says is wrong with a value"
+    return f"{e['msg'][0].lower()}{e['msg'][1:]}, not {e['input']!r}"
 
 
 _SECTIONS = {"models": Model, "judge": Judge, "dpo": Dpo, "generation": Generation, "metrics": Metrics, "retrieval": Retrieval}

@@ -1,0 +1,132 @@
+"""Profiles: what is read, what is refused and in which words."""
+import pytest
+import yaml
+
+from xlingtox import profiles
+from xlingtox.core import InputError
+
+
+def write(folder, file, **content):
+    (folder / file).write_text(yaml.safe_dump(content))
+    return folder / file
+
+
+@pytest.fixture
+def mine(tmp_path):
+    "Write a profile that extends mini, and load it"
+    def load(**content):
+        return profiles.load_profile(write(tmp_path, "mine.yaml", extends="mini", **content))
+    return load
+
+
+@pytest.mark.parametrize("name", ["mini"])
+def test_shipped_profiles_load(name):
+    profile = profiles.load_profile(name)
+    assert profile.name == name and len(profile.languages) == 17
+    assert profiles.Profile(**profile.model_dump(mode="json")) == profile, "what a run folder keeps is the same profile"
+
+
+def test_realtext_needs_its_folder(tmp_path):
+    with pytest.raises(InputError, match=r"realtext.yaml: .*--data FOLDER"):
+        profiles.load_profile("realtext")
+    with pytest.raises(InputError, match=r"realtext.yaml: data.prompts.source: no such file or folder: .*parallel_prompts"):
+        profiles.load_profile("realtext", tmp_path)
+    for name in ("parallel_prompts", "paradetox_splits"):
+        (tmp_path / name).mkdir()
+    profile = profiles.load_profile("realtext", tmp_path)
+    assert profile.scorer == "ngram:train" and profile.data["preference"].languages == ["en"]
+    assert str(tmp_path) in profile.data["prompts"].source[0]
+
+
+def test_extends_merges_section_by_section(mine):
+    mini, profile = profiles.load_profile("mini"), mine(generation={"k": 3}, data={"prompts": {"n": 7}})
+    assert profile.generation.k == 3 and profile.generation.temperature == mini.generation.temperature
+    assert profile.data["prompts"].model_extra["n"] == 7 and profile.data["multiway"] == mini.data["multiway"]
+    assert mine(dpo=None).dpo == profiles.Dpo(), "null takes a section away"
+
+
+def test_paths_are_relative_to_the_file_that_names_them(tmp_path, monkeypatch):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep/p.csv").write_text("id,lang,text\na,en,hello\n")
+    write(tmp_path / "deep", "base.yaml", extends="mini", data={"prompts": {"source": "file:./p.csv", "n": None}})
+    path = write(tmp_path, "mine.yaml", extends="deep/base.yaml", title="mine")
+    monkeypatch.chdir("/")
+    profile = profiles.load_profile(path)
+    assert profile.data["prompts"].source == [f"file:{tmp_path}/deep/p.csv"] and profile.title == "mine"
+
+
+def test_a_changed_data_file_is_noticed(tmp_path, mine):
+    file = tmp_path / "p.csv"
+    file.write_text("id,lang,text\na,en,hello\n")
+    profile = mine(data={"prompts": {"source": f"file:{file}", "n": None}})
+    before = profiles.settings_digest(profile, "data", variant="prompts")
+    file.touch()
+    assert profiles.settings_digest(profile, "data", variant="prompts") == before
+    file.write_text("id,lang,text\na,en,good day\n")
+    assert profiles.settings_digest(profile, "data", variant="prompts") != before
+
+
+@pytest.mark.parametrize("content, message", [
+    ({"generation": {"temprature": 1}}, r"mine.yaml: generation.temprature: is not a setting \(did you mean temperature\?\)"),
+    ({"generatoin": {}}, r"mine.yaml: generatoin: is not a setting \(did you mean generation\?\)"),
+    ({"generation": {"k": "many"}}, r"mine.yaml: generation.k: input should be a valid integer.*'many'"),
+    ({"generation": {"top_p": 2}}, "mine.yaml: generation.top_p: input should be less than or equal to 1, not 2"),
+    ({"models": {"gpt-2": {"model": "x"}}}, "mine.yaml: models: gpt-2 is not known.*; there are mgpt, bloom-1b7"),
+    ({"models": {"mgpt": {"sedes": [1]}}}, r"mine.yaml: models.mgpt.sedes: is not a setting \(did you mean seeds\?\)"),
+    ({"models": {"mgpt": {"dpo": {"bta": 1}}}}, r"mine.yaml: models.mgpt.dpo.bta is not a setting \(did you mean beta\?\)"),
+    ({"models": {"mgpt": {"dpo": {"beta": -1}}}}, "mine.yaml: models.mgpt.dpo.beta: input should be greater than 0, not -1"),
+    ({"models": {"mgpt": {"model": "mini:gmpt"}}}, r"models.mgpt.model: there is no miniature 'gmpt' \(did you mean mgpt\?\)"),
+    ({"models": {"mgpt": {"model": "/no/such/folder"}}}, "models.mgpt.model: no such folder: /no/such/folder"),
+    ({"judge": None}, "mine.yaml: judge: is missing"),
+    ({"languages": ["en", "fi"]}, "mine.yaml: languages: xlingtox does not support fi; it supports am ar"),
+    ({"languages": "li2025"}, "mine.yaml: languages: no set of languages named 'li2025'"),
+    ({"languages": []}, "mine.yaml: languages: value should have at least 1 item"),
+    ({"retrieval": {"source": "uk"}}, "retrieval.source: the set of languages does not support uk"),
+    ({"data": {"prompst": {"source": "babel:prompts"}}}, r"mine.yaml: data: prompst is not known \(did you mean prompts\?\)"),
+    ({"data": {"prompts": {"m": 3}}}, "mine.yaml: data.prompts: m is not a setting of babel:prompts.*; it takes n, seed, toxic_share"),
+    ({"data": {"prompts": {"source": "babel:jokes"}}}, "data.prompts: babel has no data kind 'jokes'"),
+    ({"data": {"prompts": {"source": "ftp:x"}}}, "data.prompts: unknown data source 'ftp:x'"),
+    ({"data": {"prompts": {"source": "file:/no/p.csv", "n": None}}}, "mine.yaml: data.prompts.source: no such file or folder: /no/p.csv"),
+    ({"data": {"multiway": None}}, "mine.yaml: data: multiway is missing"),
+    ({"scorer": "ngram:train"}, "mine.yaml: data: labelled is missing"),
+    ({"scorer": "oracle"}, "mine.yaml: scorer: unknown scorer 'oracle'; give KIND:WHERE with one of the kinds lexicon, ngram"),
+    ({"scorer": "lexicon:/no/words.csv"}, "scorer: no such file or folder: /no/words.csv"),
+    ({"threads": {"bse": 1}}, r"threads: bse is not known \(did you mean base\?\)"),
+    ({"name": "../mini"}, "mine.yaml: name: string should match pattern"),
+])
+def test_what_is_refused(mine, content, message):
+    with pytest.raises(InputError, match=message) as e:
+        mine(**content)
+    assert "\n" not in str(e.value)
+
+
+def test_the_file_that_holds_the_mistake_is_named(tmp_path):
+    write(tmp_path, "base.yaml", extends="mini", generation={"kk": 1})
+    with pytest.raises(InputError, match="base.yaml: generation.kk"):
+        profiles.load_profile(write(tmp_path, "mine.yaml", extends="base.yaml"))
+
+
+def test_a_scorer_must_know_the_languages(tmp_path, mine):
+    (tmp_path / "words.csv").write_text("concept,category,theme,severity,en\nliar,insult_noun,insult,0.4,liar\n")
+    with pytest.raises(InputError, match="languages: scorer lexicon:.*words.csv does not support de"):
+        mine(scorer=f"lexicon:{tmp_path}/words.csv", languages=["en", "de"])
+    assert mine(scorer=f"lexicon:{tmp_path}/words.csv", languages=["en"]).languages == ["en"]
+
+
+@pytest.mark.parametrize("text, message", [
+    ("a: [1,", "mine.yaml, line 1, column 7: not YAML"),
+    ("- 1\n- 2\n", "mine.yaml: expected keys and values such as `extends: mini`, found list"),
+    ("", "mine.yaml: expected keys and values such as `extends: mini`, found NoneType"),
+    ("extends: mine.yaml", "mine.yaml: extends itself"),
+    ("extends: nobody", "no profile named nobody; there are mini, realtext"),
+])
+def test_files_that_are_no_profiles(tmp_path, text, message):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        profiles.load_profile(tmp_path / "mine.yaml")
+
+
+def test_not_utf8(tmp_path):
+    (tmp_path / "mine.yaml").write_bytes("title: caf\xe9".encode("latin-1"))
+    with pytest.raises(InputError, match="mine.yaml: not YAML in UTF-8"):
+        profiles.load_profile(tmp_path / "mine.yaml")
