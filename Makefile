@@ -1,6 +1,6 @@
 # `make` alone lists the targets. Needs make, and Python 3.11 or newer with its venv module.
 .DEFAULT_GOAL := help
-.PHONY: help paper test bench export docs clean lint quarto
+.PHONY: help paper test bench export readme docs clean lint quarto
 
 PROFILE ?= mini
 PYTHON ?= $(shell for p in python3.11 python3; do \
@@ -16,16 +16,22 @@ paper: .venv/.installed ## reproduce every exhibit of a profile and write the re
 	$(bin)/xlingtox reproduce --profile $(PROFILE)
 
 test: .venv/.installed-dev ## run every notebook, then the tests that take seconds (the long ones: pytest -m slow)
-	$(bin)/nbdev-test --n-workers 2 --do-print --timing
+	OMP_NUM_THREADS=1 $(bin)/nbdev-test --n-workers 2 --do-print --timing
 	$(bin)/python -m pytest -m "not slow"
 
 bench: .venv/.installed ## measure speed against the plain way of doing the same
 	$(bin)/python -m benchmarks
 
-export: .venv/.installed-dev ## write xlingtox/ from the notebooks, and clean them
+export: .venv/.installed-dev ## write xlingtox/ and README.md from the notebooks, and clean them
 	$(bin)/nbdev-export
 	$(bin)/nbdev-clean
 	$(bin)/nbdev-clean --fname paper
+	$(MAKE) --no-print-directory readme
+
+# README.md is nbs/index.ipynb, with its links as they are seen from above nbs/.
+readme: .venv/.installed-dev
+	@$(bin)/jupyter nbconvert --log-level ERROR --to markdown --stdout nbs/index.ipynb | \
+		sed -e 's#](images/#](nbs/images/#; s#](\([0-9][0-9]_\)#](nbs/\1#g; s#](\.\./#](#g' > README.md
 
 docs: quarto .venv/.installed-dev ## build the documentation site in _docs (needs Quarto)
 	$(bin)/nbdev-docs

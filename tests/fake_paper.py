@@ -65,7 +65,7 @@ STAGES = {
 EXHIBIT = '''
 write(f"exhibits/{stage}/exhibit.json", json.dumps({"paper": "li2024", "name": stage.split("/")[1], "title": "a fake", "caption": "", "scorer": "x",
       "variant": "x", "footer": [], "verdicts": [], "figures": [], "tables": [], "data": "data", "alt": ""}))
-write(f"exhibits/{stage}/data.csv", sha(*[p.read_text() for p in sorted(root.glob("metrics/*.parquet"))]) + "\\n")
+write(f"exhibits/{stage}/data.csv", sha(*[p.read_text() for p in sorted(root.glob("prompt_scores/*.parquet"))]) + "\\n")
 '''
 
 
@@ -84,6 +84,6 @@ def make_paper(folder: Path) -> Path:
     (folder / "profiles/mini.yaml").write_text(PROFILE)
     for name, code in STAGES.items():
         write_notebook(folder / f"stages/{name}.ipynb", f'stage = "{name}"', COMMON, code)
-    for name in ("li2024/fig1", "li2024/fig4"):
+    for name in ("li2024/fig1", "li2024/fig4", "li2024/table2"):
         write_notebook(folder / f"{name}.ipynb", f'stage = "{name}"', COMMON, EXHIBIT)
     return folder

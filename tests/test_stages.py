@@ -13,13 +13,13 @@ PROFILE = """
 extends: mini
 name: tiny
 title: A random model
-languages: [en, de, ko]
+languages: [en, de, es, ru, zh, ko]
 data:
   corpus: {source: "babel:corpus", n: 50}
   prompts: {n: 5}
   preference: {n: 60}
   multiway: {n: 6}
-  labelled: {source: "babel:labelled", languages: [en, de, ko], n: 40}
+  labelled: {source: "babel:labelled", languages: [en, de, es, ru, zh, ko], n: 40}
 models:
   mgpt: {model: ./model, seeds: [0, 1]}
 judge: {model: ./model}
@@ -83,14 +83,14 @@ def test_every_artifact_has_a_manifest(run):
 
 def test_sizes(run):
     generations = pd.read_parquet(run / "generations/mgpt/dpo-0.parquet")
-    assert len(generations) == 3 * 5 * 3 and not list(run.rglob("*.parts"))
+    assert len(generations) == 6 * 5 * 3 and not list(run.rglob("*.parts"))
     metrics = pd.read_parquet(run / "metrics/mgpt.parquet")
     assert set(metrics["metric"]) == {"emt", "toxprob", "avgtox", "perplexity", "dist1", "dist2", "dist3"}
-    assert set(metrics["variant"]) == {"base", "dpo-0", "dpo-1"} and set(metrics["lang"]) == {"en", "de", "ko"}
+    assert set(metrics["variant"]) == {"base", "dpo-0", "dpo-1"} and set(metrics["lang"]) == {"en", "de", "es", "ru", "zh", "ko"}
 
 
 def test_exhibits_are_quick(run):
     records = [json.loads(line) for line in (run / "progress.jsonl").read_text().splitlines()]
     seconds = {r["job"]: r["seconds"] for r in records if r["event"] == "finished"}
-    print({job: s for job, s in seconds.items() if "li2024" in job})
+    print(seconds)
     assert {"li2024/fig1", "li2024/fig4"} <= set(seconds)

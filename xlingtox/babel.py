@@ -140,14 +140,15 @@ PARALLEL_SIGN = "="
 def sample_document(
     rng: random.Random,
     shares: dict[str, float] = SHARES,  # relative share of the text per language
-    parallel_share: float = 0.4,  # share of documents that repeat each sentence in a second language
+    parallel_share: float = 0.4,  # share of documents that repeat each sentence in a second language, where it is another
     toxic_share: float = 0.2,  # share of documents that begin in a toxic mood
     persistence: tuple[float, float] = (0.99, 0.85),  # chance that a neutral and a toxic mood carry on into the next sentence
 ) -> tuple[str, str]:
     "A random document as (language, text)"
     langs, weights = zip(*shares.items(), strict=True)
-    lang, second = rng.choices(langs, weights, k=2)
-    bilingual = rng.random() < parallel_share and second != lang
+    bilingual = rng.random() < parallel_share
+    lang, second = rng.choices(langs, [w**2 for w in weights] if bilingual else weights, k=2)
+    bilingual = bilingual and second != lang
     toxic = rng.random() < toxic_share
     sentences = []
     for _ in range(2 if bilingual else 4):

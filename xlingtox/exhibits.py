@@ -6,9 +6,9 @@ Docs: https://xlingtox.github.io/xlingtox/exhibits.html.md"""
 
 # %% auto #0
 __all__ = ['CLAIMS', 'PAPERS', 'EXHIBITS', 'BRANCH_STYLE', 'INK', 'FAINT', 'MEASURES', 'Exhibit', 'exhibit', 'run_folder', 'load',
-           'has', 'scorer_name', 'settings', 'lang_style', 'order_languages', 'set_style', 'branch_legend',
-           'label_points', 'stack_variants', 'compare_stacked', 'compare', 'compare_over_languages', 'verdict',
-           'with_interval', 'save_exhibit']
+           'has', 'scorer_name', 'settings', 'lang_style', 'order_languages', 'set_style', 'freeze_layout',
+           'branch_legend', 'label_points', 'stack_variants', 'compare_stacked', 'compare', 'compare_over_languages',
+           'verdict', 'with_interval', 'save_exhibit']
 
 # %% ../nbs/19_exhibits.ipynb #c002
 import csv
@@ -171,6 +171,13 @@ def set_style():
         "axes.titlesize": 12, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.labelsize": 11, "legend.frameon": False})
 
 
+def freeze_layout(fig):
+    "Place the panels and legends of a figure once, so that its copies are alike and quick to draw"
+    if engine := fig.get_layout_engine():
+        engine.execute(fig)
+        fig.set_layout_engine("none")
+
+
 def branch_legend(fig, langs, **kw):
     "One entry for each branch among `langs`, below the panels"
     from matplotlib.lines import Line2D
@@ -180,7 +187,7 @@ def branch_legend(fig, langs, **kw):
 
 # %% ../nbs/19_exhibits.ipynb #c019
 def label_points(
-    ax,  # laid out: after `fig.draw_without_rendering()`
+    ax,  # after `freeze_layout(fig)`
     x,  # [n], in data units
     y,
     labels: list[str],  # short: a language code
@@ -328,9 +335,7 @@ def save_exhibit(
         for stem, table in (data | tables).items():
             write_table(table, temporary / f"{stem}.csv")
         for stem, figure in figures.items():
-            if engine := figure.get_layout_engine():
-                engine.execute(figure)
-                figure.set_layout_engine("none")  # the layout found once serves both formats
+            freeze_layout(figure)
             figure.savefig(temporary / f"{stem}.svg", metadata={"Date": None, "Creator": None})
             figure.savefig(temporary / f"{stem}.png", metadata={"Software": None})
         write_json({"paper": this.paper, "name": name.split("/")[1], "title": this.title, "caption": caption, "alt": alt or this.title,

@@ -186,6 +186,8 @@ def perplexity(
     prompts, continuations = list(prompts), list(continuations)
     if len(prompts) != len(continuations):
         raise InputError(f"{len(prompts)} prompts for {len(continuations)} continuations: give one prompt per continuation")
+    if other := [i for i, (p, c) in enumerate(zip(prompts, continuations, strict=True)) if not (isinstance(p, str) and isinstance(c, str))]:
+        raise InputError(f"row {other[0]}: prompt {prompts[other[0]]!r}, continuation {continuations[other[0]]!r}; both must be texts")
     if variant not in ("exact", "published"):
         raise InputError(f"no perplexity variant {variant!r}; there are exact and published")
     result = np.full(len(prompts), np.nan)
