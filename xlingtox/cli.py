@@ -9,6 +9,7 @@ __all__ = ['app', 'ProfileOption', 'DataOption', 'SUFFIXES', 'reproduce', 'statu
            'metrics', 'main', 'complain']
 
 # %% ../nbs/17_cli.ipynb #c002
+import errno
 import os
 import sys
 from pathlib import Path
@@ -157,9 +158,11 @@ def main():
             complain(f"{e.format_message().rstrip('.')}; see `{name} --help`")
         from xlingtox.core import InputError
 
-        if not isinstance(e, InputError):
-            raise
-        complain(str(e))
+        if isinstance(e, InputError):
+            complain(str(e))
+        if getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            sys.exit(f"xlingtox: {e}; free some space, and the same command continues")
+        raise
     sys.exit(code or 0)
 
 

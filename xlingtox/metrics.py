@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .core import InputError, check_columns
-from .perplexity import perplexity
+from .perplexity import perplexity  # noqa: F401
 
 _all_ = ["perplexity"]
 

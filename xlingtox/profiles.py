@@ -20,6 +20,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+import xlingtox
 from . import babel, languages
 from .core import InputError, digest, file_digest, read_json
 from .data import SOURCES
@@ -29,7 +30,7 @@ from .scorers import SCORERS
 # %% ../nbs/14_profiles.ipynb #c005
 def paper_dir() -> Path:
     "The folder of stages, exhibits and profiles"
-    here = Path(__file__).resolve().parent
+    here = Path(xlingtox.__file__).resolve().parent
     places = [Path(p) for p in [os.environ.get("XLINGTOX_PAPER"), here / "paper", here.parent / "paper"] if p]
     if found := [p for p in places if (p / "Snakefile").is_file()]:
         return found[0]

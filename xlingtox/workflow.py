@@ -14,7 +14,6 @@ import fcntl
 import json
 import logging
 import os
-import re
 import selectors
 import shlex
 import subprocess
@@ -52,6 +51,8 @@ def select(
             lacks = "there is no notebook for it yet" if set(e.roles) & set(profile.models) else \
                 f"it shows {', '.join(e.roles)}, and the profile's models are {', '.join(profile.models)}"
             raise InputError(f"profile {profile.name} cannot make {name}: {lacks}; it can make {', '.join(possible)}")
+    if not possible:
+        raise InputError(f"profile {profile.name} can make no exhibit: no notebook shows {', '.join(profile.models)}")
     return [name for name in possible if name in only or not only]
 
 # %% ../nbs/16_workflow.ipynb #c008
@@ -199,8 +200,8 @@ class _Display:
             self.errors.append(e["message"])
 
     def waiting(self):
-        "Say once a minute what is running, when nothing else was said"
-        if self.running and time.monotonic() - self.spoke > 60:
+        "Say twice a minute what is running, when nothing else was said"
+        if self.running and time.monotonic() - self.spoke > 30:
             self.spoke = time.monotonic()
             self.say("        running: " + ", ".join(f"{self.names[i]} ({in_words(time.monotonic() - t)})" for i, t in self.running.items()))
 
