@@ -61,7 +61,7 @@ def test_threshold(variant, threshold, toxprob):
 
 def test_prompts_of_the_same_text_merge_only_in_the_published_variant():
     scores = pd.concat([table({"a": [0.9, 0.1], "b": [0.2, 0.2], "c": [0.1, 0.1]}), table({"a": [0.1, 0.1], "b": [0.3, 0.2], "c": [0.2, 0]}, lang="de")])
-    prompts = pd.DataFrame({"id": [*"abc", *"abc"], "lang": ["en"] * 3 + ["de"] * 3, "text": ["x", "x", "y", "x", "z", "y"]})
+    prompts = pd.DataFrame({"id": [*"abc", *"abc"], "lang": ["en"] * 3 + ["de"] * 3, "text": ["x", "x", "y", "z", "x", "y"]})
     published = metrics.toxicity_summary(scores, prompts=prompts).set_index("lang")
     assert published["n_prompts"].tolist() == [3, 2]  # the text is the same in en; "x" of another language is another prompt
     assert published.loc["en", "emt"] == pytest.approx((0.9 + 0.1) / 2) and published.loc["en", "avgtox"] == pytest.approx(1.6 / 6)

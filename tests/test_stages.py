@@ -1,11 +1,10 @@
 """The real stages, in order, on a random model of a few thousand weights: they fit together, whatever the numbers."""
 import json
-import os
-import subprocess
-import sys
+import shutil
 
 import pandas as pd
 import pytest
+from desk import Desk
 
 pytestmark = pytest.mark.slow
 
@@ -29,6 +28,17 @@ scorer: ngram:train
 metrics: {n_resamples: 50}
 """
 
+REAL = """
+extends: realtext
+name: real
+models:
+  mgpt: {model: ./model, seeds: [0]}
+judge: {model: ./model}
+dpo: {max_steps: 2, batch_size: 4, eval_steps: 1}
+generation: {k: 2, max_new_tokens: 4}
+metrics: {n_resamples: 20}
+"""
+
 
 def random_model(folder):
     "A GPT-2 of random weights with a tokenizer of babel"
@@ -45,15 +55,19 @@ def random_model(folder):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny")
-    random_model(folder / "model")
-    (folder / "tiny.yaml").write_text(PROFILE)
-    env = {**os.environ, "XLINGTOX_CACHE": str(folder / "cache")}
-    done = subprocess.run([sys.executable, "-m", "xlingtox.cli", "reproduce", "--profile", "tiny.yaml"], cwd=folder, env=env,
-                          capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr + (folder / "runs/tiny/workflow.log").read_text()[-3000:]
-    return folder / "runs/tiny"
+def desk(tmp_path_factory):
+    "A desk with the finished run"
+    desk = Desk(tmp_path_factory.mktemp("tiny"), "tiny")
+    random_model(desk.folder / "model")
+    (desk.folder / "tiny.yaml").write_text(PROFILE)
+    code, out, err = desk.call("reproduce", "--profile", "tiny.yaml")
+    assert code == 0, out + err + (desk.run / "workflow.log").read_text()[-3000:]
+    return desk
+
+
+@pytest.fixture(scope="module")
+def run(desk):
+    return desk.run
 
 
 COLUMNS = {
@@ -89,8 +103,29 @@ def test_sizes(run):
     assert set(metrics["variant"]) == {"base", "dpo-0", "dpo-1"} and set(metrics["lang"]) == {"en", "de", "es", "ru", "zh", "ko"}
 
 
-def test_exhibits_are_quick(run):
-    records = [json.loads(line) for line in (run / "progress.jsonl").read_text().splitlines()]
-    seconds = {r["job"]: r["seconds"] for r in records if r["event"] == "finished"}
-    print(seconds)
-    assert {"li2024/fig1", "li2024/fig4"} <= set(seconds)
+def tables(run) -> dict[str, bytes]:
+    "Every table of a run: the artifacts, and the tidy data of the exhibits"
+    kinds = ("data", "generations", "scores", "perplexity", "retrieval", "prompt_scores", "metrics", "exhibits")
+    return {str(p.relative_to(run)): p.read_bytes() for kind in kinds for p in (run / kind).rglob("*") if p.suffix in (".parquet", ".csv")}
+
+
+def test_killed_in_every_stage_the_result_is_the_same(desk, tmp_path):
+    again = Desk(tmp_path, "tiny")
+    shutil.copytree(desk.folder / "model", tmp_path / "model")
+    (tmp_path / "tiny.yaml").write_text(PROFILE)
+    for job, after in {"dpo mgpt/dpo-0": 7, "generate mgpt/dpo-1": 5, "score mgpt/dpo-1": 1.5, "li2024/fig1": 2}.items():
+        again.kill_in(job, after, "reproduce", "--profile", "tiny.yaml", "--jobs", "1")
+        assert again.survivors() == [], job
+    code, out, err = again.call("reproduce", "--profile", "tiny.yaml")
+    assert code == 0, out + err
+    expected, found = tables(desk.run), tables(again.run)
+    assert sorted(found) == sorted(expected)
+    assert [name for name in expected if found[name] != expected[name]] == []
+
+
+def test_real_sentences_pass_through_the_same_stages(desk, real_data):
+    (desk.folder / "real.yaml").write_text(REAL)
+    code, out, err = desk.call("reproduce", "--profile", "real.yaml", "--data", str(real_data))
+    assert code == 0, out + err
+    generations = pd.read_parquet(desk.folder / "runs/real/generations/mgpt/base.parquet")
+    assert generations["lang"].nunique() == 17 and generations.groupby("lang")["prompt_id"].nunique().eq(200).all()

@@ -3,84 +3,17 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
-import uuid
-from pathlib import Path
 
 import fake_paper
 import nbformat
-import psutil
 import pytest
+from desk import Desk
 
 from xlingtox import execute, profiles, workflow
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="file locks and signals of POSIX")
-
-
-class Desk:
-    "A working folder with a fake paper, in which `xlingtox` is called"
-
-    def __init__(self, folder: Path):
-        self.folder, self.run = folder, folder / "runs/mini"
-        self.mark = uuid.uuid4().hex
-
-    def environment(self, **extra):
-        return {**os.environ, "XLINGTOX_PAPER": str(self.folder / "paper"), "XLINGTOX_CACHE": str(self.folder / "cache"), "DESK": self.mark, **extra}
-
-    def start(self, *arguments, **env):
-        return subprocess.Popen([sys.executable, "-m", "xlingtox.cli", *arguments], cwd=self.folder, env=self.environment(**env), text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-    def call(self, *arguments, **env):
-        "Exit status and what was written"
-        process = self.start(*arguments, **env)
-        out, err = process.communicate(timeout=300)
-        return process.returncode, out, err
-
-    def ran(self) -> list[str]:
-        "The jobs that started, in order"
-        file = self.run / "ran.txt"
-        return file.read_text().splitlines() if file.exists() else []
-
-    def wait_for(self, job: str, seconds: float = 60):
-        end = time.monotonic() + seconds
-        while job not in self.ran():
-            assert time.monotonic() < end, f"{job} did not start; {self.ran()}"
-            time.sleep(0.05)
-
-    def survivors(self, seconds: float = 3) -> list[str]:
-        "Processes of this desk that are still there after some seconds"
-        end = time.monotonic() + seconds
-        while True:
-            alive = [p for p in psutil.process_iter() if self._mine(p)]
-            if not alive or time.monotonic() > end:
-                return [" ".join(p.cmdline()) for p in alive]
-            time.sleep(0.1)
-
-    def _mine(self, process) -> bool:
-        try:
-            return process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE and process.environ().get("DESK") == self.mark
-        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            return False
-
-    def edit_profile(self, old: str, new: str):
-        file = self.folder / "paper/profiles/mini.yaml"
-        assert old in file.read_text()
-        file.write_text(file.read_text().replace(old, new))
-
-    def edit_notebook(self, name: str, cell_type: str, text: str):
-        file = self.folder / f"paper/{name}.ipynb"
-        nb = nbformat.read(file, 4)
-        nb.cells.append(nbformat.v4.new_code_cell(text) if cell_type == "code" else nbformat.v4.new_markdown_cell(text))
-        nbformat.write(nb, file)
-
-    def planned(self) -> set[str]:
-        "Stages and exhibits that a run would make"
-        code, out, err = self.call("reproduce", "--dry-run")
-        assert code == 0, err
-        return {line[:30].strip() if "/" in line.split()[0] else line.split()[0] for line in out.splitlines()[:-1]}
 
 
 @pytest.fixture(scope="module")

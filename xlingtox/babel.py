@@ -8,7 +8,7 @@ Docs: https://xlingtox.github.io/xlingtox/babel.html.md"""
 __all__ = ['SCRIPTS', 'FULL_STOP', 'UNSPACED', 'SHARES', 'PARALLEL_SIGN', 'NEUTRAL_CATEGORY', 'KINDS', 'load_lexicon',
            'toxic_words', 'combine_severities', 'sample_frame', 'frame_toxicity', 'realise', 'join_sentences',
            'sample_document', 'corpus', 'prompts', 'multiway', 'preference', 'neutralise', 'parallel', 'labelled',
-           'instruct', 'choice', 'generate_data']
+           'instruct', 'choice', 'generate_data', 'fingerprint']
 
 # %% ../nbs/02_babel.ipynb #c002
 import functools
@@ -16,7 +16,7 @@ import random
 
 import pandas as pd
 
-from .core import InputError, assets, read_table
+from .core import InputError, assets, digest, read_table
 from .languages import LANGUAGES, LI2024, check_languages
 
 # %% ../nbs/02_babel.ipynb #c005
@@ -314,3 +314,8 @@ def generate_data(
     if kind not in KINDS:
         raise InputError(f"babel has no data kind {kind!r}; it has {', '.join(KINDS)}")
     return KINDS[kind](**settings)
+
+# %% ../nbs/02_babel.ipynb #c040
+def fingerprint() -> str:
+    "Changes when the lexicon or the grammar does"
+    return digest(corpus(300)["text"].tolist())

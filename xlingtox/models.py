@@ -48,10 +48,11 @@ def mini_folder(
         name, recipe = recipe, RECIPES[recipe]
     else:
         name = "custom"
-    text = digest(recipe["corpus"] if corpus is None else corpus["text"].tolist())
-    folder = cache_dir() / "models" / f"{name}-{digest([recipe, text, 1])}"
+    from xlingtox import babel
+
+    text = babel.fingerprint() if corpus is None else digest(corpus["text"].tolist())
+    folder = cache_dir() / "models" / f"{name}-{digest([recipe, text])}"
     if not folder.exists():
-        from xlingtox import babel
         from xlingtox.pretrain import pretrain
 
         pretrain(recipe, babel.corpus(**recipe["corpus"]) if corpus is None else corpus, folder, progress)

@@ -402,7 +402,8 @@ def stage_settings(
         return common | p["data"][variant] | {"languages": p["data"][variant]["languages"] or codes}
     if stage == "base":
         model = p["judge"] if role == "judge" else p["models"][role]
-        return common | {"model": model["model"], "revision": model["revision"]}
+        kind, _, recipe = model["model"].partition(":")
+        return common | {"model": model["model"], "revision": model["revision"]} | ({"recipe": RECIPES[recipe]} if kind == "mini" else {})
     if stage == "dpo":
         model = p["models"][role]
         return common | p["dpo"] | model["dpo"] | {"seed": int(variant.removeprefix("dpo-"))}
@@ -423,4 +424,4 @@ def settings_digest(profile: Profile, stage: str, role: str = "", variant: str =
     "Changes when a setting, or a data file, that the stage depends on changes"
     settings = stage_settings(profile, stage, role, variant)
     files = [file_digest(p) for p in source_paths(settings["source"])] if stage == "data" else []
-    return digest([settings, files])
+    return digest([settings, files, babel.fingerprint() if stage in ("data", "base") else ""])
