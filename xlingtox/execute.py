@@ -15,8 +15,10 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -40,6 +42,7 @@ def _watch(parent: int):
 # %% ../nbs/15_execute.ipynb #c007
 def start_kernel(
     threads: int,  # processor threads of numeric libraries
+    folder: str,  # for its sockets; a short path, since the system allows about a hundred characters
 ):
     "A kernel manager whose kernel is starting"
     from jupyter_client.kernelspec import KernelSpec
@@ -48,11 +51,24 @@ def start_kernel(
 
     environment = {**os.environ, "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false"}
     environment |= {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")}
-    manager = AsyncKernelManager(transport_encryption="auto")
+    manager = AsyncKernelManager(transport="ipc", connection_file=f"{folder}/kernel.json")
     manager._kernel_spec = KernelSpec(argv=[sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"],
-                                      display_name="Python 3", language="python", metadata={"supported_encryption": "curve"})
+                                      display_name="Python 3", language="python")
     run_sync(manager.start_kernel)(env=environment, preexec_fn=die_with_parent if sys.platform == "linux" else None)
     return manager
+
+
+def _sockets_folder() -> tempfile.TemporaryDirectory:
+    "A folder with a short path, named after this process; those of killed processes are removed"
+    where = Path("/tmp" if len(tempfile.gettempdir()) > 60 else tempfile.gettempdir())
+    for folder in where.glob("xlingtox-kernel-*-*"):
+        try:
+            os.kill(int(folder.name.split("-")[2]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(folder, ignore_errors=True)
+        except (ValueError, PermissionError):
+            continue
+    return tempfile.TemporaryDirectory(prefix=f"xlingtox-kernel-{os.getpid()}-", dir=where, ignore_cleanup_errors=True)
 
 
 def import_papermill():
@@ -122,11 +138,12 @@ def execute(
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.stem}.running.ipynb")
-    manager = start_kernel(threads)
+    sockets = _sockets_folder()
+    manager = start_kernel(threads, sockets.name)
     try:
         papermill = import_papermill()
         papermill.execute_notebook(str(notebook), str(temporary), parameters, kernel_name="python3", language="python", progress_bar=False,
-                                   km=manager)
+                                   km=manager, start_timeout=300)
     except papermill.exceptions.PapermillExecutionError as e:
         bad_input = e.ename == "InputError"
         raise NotebookError(e.evalue if bad_input else f"{e.ename}: {e.evalue}".splitlines()[0], e.exec_count,
@@ -135,6 +152,7 @@ def execute(
         raise NotebookError(f"the notebook's process died ({e}); the machine may be out of memory") from None
     finally:
         run_sync(manager.shutdown_kernel)(now=True)
+        sockets.cleanup()
         if temporary.exists():
             os.replace(temporary, out)
 
