@@ -142,7 +142,7 @@ def sample_document(
     shares: dict[str, float] = SHARES,  # relative share of the text per language
     parallel_share: float = 0.4,  # share of documents that repeat each sentence in a second language, where it is another
     toxic_share: float = 0.2,  # share of documents that begin in a toxic mood
-    persistence: tuple[float, float] = (0.99, 0.85),  # chance that a neutral and a toxic mood carry on into the next sentence
+    persistence: tuple[float, float] = (0.995, 0.85),  # chance that a neutral and a toxic mood carry on into the next sentence
 ) -> tuple[str, str]:
     "A random document as (language, text)"
     langs, weights = zip(*shares.items(), strict=True)
