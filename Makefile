@@ -6,7 +6,7 @@ PROFILE ?= mini
 PYTHON ?= $(shell for p in python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 bin := .venv/bin
-pip = $(bin)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+pip = $(bin)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 install-inputs := settings.ini constraints.txt setup.py pyproject.toml
 
 help: ## list the targets

@@ -132,22 +132,22 @@ def join_sentences(sentences: list[str], lang: str) -> str:
     return ("" if lang in UNSPACED else " ").join(sentences)
 
 # %% ../nbs/02_babel.ipynb #c022
-SHARES = {"en": 5, "ru": 2, "de": 2, "fr": 2, "es": 2, "it": 1.6, "nl": 1.6, "pt": 1.6, "sv": 1.4, "pl": 1.4, "id": 1.4, "zh": 1.4,
-          "ja": 1.2, "cs": 1.2, "uk": 1, "ar": 1.2, "ko": 1, "hi": 1, "am": 0.6}
+SHARES = {"en": 4, "ru": 1.8, "de": 1.8, "fr": 1.8, "es": 1.8, "it": 1.6, "nl": 1.6, "pt": 1.6, "sv": 1.5, "pl": 1.5, "id": 1.5, "zh": 1.5,
+          "ja": 1.4, "cs": 1.4, "ar": 1.4, "ko": 1.3, "hi": 1.3, "uk": 1.2, "am": 0.8}
 PARALLEL_SIGN = "="
 
 
 def sample_document(
     rng: random.Random,
     shares: dict[str, float] = SHARES,  # relative share of the text per language
-    parallel_share: float = 0.4,  # share of documents that repeat each sentence in a second language, where it is another
-    toxic_share: float = 0.2,  # share of documents that begin in a toxic mood
+    parallel_share: float = 0.5,  # share of documents that repeat each sentence in a second language, where it is another
+    toxic_share: float = 0.15,  # share of documents that begin in a toxic mood
     persistence: tuple[float, float] = (0.995, 0.85),  # chance that a neutral and a toxic mood carry on into the next sentence
 ) -> tuple[str, str]:
     "A random document as (language, text)"
     langs, weights = zip(*shares.items(), strict=True)
     bilingual = rng.random() < parallel_share
-    lang, second = rng.choices(langs, [w**2 for w in weights] if bilingual else weights, k=2)
+    lang, second = rng.choices(langs, [w**3 for w in weights] if bilingual else weights, k=2)
     bilingual = bilingual and second != lang
     toxic = rng.random() < toxic_share
     sentences = []
