@@ -27,7 +27,7 @@ ROLES = {
 
 # %% ../nbs/05_models.ipynb #c008
 _GPT2 = {"n_layer": 4, "n_embd": 128, "n_head": 4, "n_positions": 128, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-_TRAINING = {"steps": 750, "batch_size": 24, "length": 96, "matrix_lr": 0.03, "lr": 0.02, "warmup": 40, "threads": 2, "tokenizer_texts": 700}
+_TRAINING = {"steps": 900, "batch_size": 24, "length": 96, "matrix_lr": 0.03, "lr": 0.02, "warmup": 40, "threads": 2, "tokenizer_texts": 700}
 _CORPUS = {"n": 60000}
 _MINI_GPT2 = {"model_type": "gpt2", "vocab_size": 6000, "config": _GPT2}
 RECIPES = {
