@@ -42,7 +42,7 @@ def record_last(
     try:
         for layer in used:
             columns = np.flatnonzero(layers == layer)
-            keep = hook(torch.as_tensor(columns), torch.as_tensor(neurons[columns]), layer == used[0])
+            keep = hook(torch.tensor(columns), torch.tensor(neurons[columns]), layer == used[0])
             handles.append(mlps[layer].hook_point.register_forward_pre_hook(keep))
         yield steps
     finally:

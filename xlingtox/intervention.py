@@ -32,7 +32,7 @@ def offset_activations(
         for layer, group in sites.groupby("layer"):
             point = mlps[layer].hook_point
             delta = torch.zeros(mlps[layer].n_neurons, device=point.weight.device)
-            delta[torch.as_tensor(group["neuron"].to_numpy(), device=delta.device)] = float(offset)
+            delta[torch.tensor(group["neuron"].tolist(), device=delta.device)] = float(offset)
             handles.append(point.register_forward_pre_hook(_adder(delta)))
         yield
     finally:
