@@ -25,7 +25,7 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
-from .classifier import KNOWN, ClassifierScorer
+from .classifier import KNOWN, ClassifierScorer, toxic_label
 from .core import InputError, atomic_path, check_columns, digest, read_json, write_json
 from .endpoint import EndpointScorer
 from .languages import LANGUAGES, check_languages
@@ -426,19 +426,31 @@ def check_spec(
 ):
     "Raise `InputError` for a scorer that does not exist or lacks a language; no weights are loaded, nothing is asked"
     kind, _, where = spec.partition(":")
-    place, _, _ = where.partition("#")
-    if kind in ("noisy", "biased") and where:
+    place, _, part = where.partition("#")
+    if kind not in SCORERS or not where:
+        raise InputError(f"scorer: unknown scorer {spec!r}; give KIND:WHERE with one of the kinds {', '.join(SCORERS)}")
+    if kind in ("noisy", "biased"):
         return check_spec(where, codes)
-    if kind in ("lexicon", "ngram", "archive") and place and spec != "lexicon:babel" and not Path(place).exists():
-        raise InputError(f"scorer: no such file or folder: {place}")
-    if kind == "classifier" and place and not Path(place).is_dir():  # of a hub model, the known languages; the rest when it is loaded
-        if Path(place).is_absolute():
-            raise InputError(f"scorer: no such folder: {place}")
-        languages = KNOWN[place].languages if place in KNOWN else None
-    elif spec == "lexicon:babel":
+    if spec == "lexicon:babel":
         languages = LANGUAGES.index
-    else:
+    elif kind in ("perspective", "openai"):
         languages = load_scorer(spec).languages
+    elif kind == "classifier" and (place in KNOWN or not Path(place).is_absolute() and not Path(place).exists()):
+        languages = KNOWN[place].languages if place in KNOWN else None  # of another hub model, its labels are seen when it is loaded
+    elif not Path(place).exists():
+        raise InputError(f"scorer: no such file or folder: {place}")
+    elif kind == "lexicon":
+        with open(place, encoding="utf-8") as f:
+            languages = f.readline().strip().split(",")
+    elif kind == "archive":
+        from xlingtox.archive import contents
+
+        languages = {lang for c in contents(place) if part in ("", c["scorer"]) for lang in c["languages"]}
+    elif kind == "classifier":
+        languages, about = None, read_json(Path(place) / "config.json")
+        toxic_label({i: label for i, label in enumerate(about.get("id2label", {}).values())}, (part,) if part else (), place)
+    else:
+        languages = None
     if languages is not None:
         check_languages(codes, languages, f"languages: scorer {spec}")
 
