@@ -75,7 +75,7 @@ def read_table(
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file")
-    df = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+    df = pd.read_csv(path, keep_default_na=False, na_values=[""]) if path.suffix == ".csv" else pd.read_parquet(path)  # "null" is a word
     check_columns(df, columns or [], path)
     return df
 

@@ -60,6 +60,7 @@ PAPERS = {
     "li2024": "Li, Yong and Bach 2024: preference tuning for toxicity mitigation generalizes across languages",
     "beniwal2025": "Beniwal et al. 2025: cross-lingual detoxification by fine-tuning in one language",
     "neuronft2025": "Targeted neuron-level fine-tuning for multilingual toxicity mitigation, 2025",
+    "ours": "Beyond the papers",
 }
 
 

@@ -25,7 +25,7 @@ from . import babel, languages
 from .core import InputError, digest, file_digest, read_json
 from .data import SOURCES
 from .models import RECIPES, ROLES
-from .scorers import SCORERS
+from .scorers import SCORERS, check_spec
 
 # %% ../nbs/40_profiles.ipynb #c005
 def paper_dir() -> Path:
@@ -60,7 +60,7 @@ def closest(word: str, known) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 # %% ../nbs/40_profiles.ipynb #c008
-STAGES = ("data", "scorer", "base", "dpo", "generate", "score", "prompt_scores", "perplexity", "retrieval", "metrics")
+STAGES = ("data", "scorer", "base", "dpo", "generate", "score", "agreement_scores", "prompt_scores", "perplexity", "retrieval", "metrics")
 SCHEMA = {"corpus": "prompts", "prompts": "prompts", "multiway": "prompts", "preference": "preference", "labelled": "labelled"}  # of data kinds
 LANGUAGE_SETS = {"li2024": languages.LI2024, "beniwal2025": languages.BENIWAL2025, "neuronft2025": languages.NEURONFT2025}
 
@@ -205,6 +205,7 @@ class Profile(Section):
     dpo: Dpo = Dpo()
     generation: Generation = Generation()
     scorer: str  # as in `xlingtox.scorers`, or "ngram:train": a classifier trained in the run on data.labelled
+    agreement: list[str] = []  # further scorers, to see what they would have said
     metrics: Metrics = Metrics()
     retrieval: Retrieval = Retrieval()
     threads: dict[str, Annotated[int, Field(ge=1)]] = {}  # processor threads of a stage; 1 where not given
@@ -222,7 +223,7 @@ class Profile(Section):
     @model_validator(mode="after")
     def check_consistency(self):
         "What one section needs, another provides"
-        needed = ["prompts", "preference", "multiway"] + ["labelled"] * (self.scorer == "ngram:train")
+        needed = ["prompts", "preference", "multiway"] + ["labelled"] * ("ngram:train" in [self.scorer, *self.agreement])
         if lacking := [kind for kind in needed if kind not in self.data]:
             raise InputError(f"data: {lacking[0]} is missing; a run needs {', '.join(needed)}")
         if not self.models:
@@ -236,7 +237,8 @@ class Profile(Section):
                 Dpo(**{**self.dpo.model_dump(), **model.dpo})
             except ValidationError as e:
                 raise InputError(f"models.{role}.dpo.{e.errors()[0]['loc'][0]}: {_problem(e.errors()[0])}") from None
-        check_scorer(self.scorer, self.languages)
+        for spec in (self.scorer, *self.agreement):
+            check_scorer(spec, self.languages)
         return self
 
 
@@ -245,15 +247,8 @@ def check_scorer(spec: str, codes: list[str]):
     kind, _, where = spec.partition(":")
     if kind not in SCORERS or not where:
         raise InputError(f"scorer: unknown scorer {spec!r}{closest(kind, SCORERS)}; give KIND:WHERE with one of the kinds {', '.join(SCORERS)}")
-    if spec == "ngram:train":
-        return
-    if spec == "lexicon:babel":
-        return languages.check_languages(codes, languages.LANGUAGES.index, "languages: scorer lexicon:babel")
-    if not Path(where).exists():
-        raise InputError(f"scorer: no such file or folder: {where}")
-    if kind == "lexicon":
-        with open(where, encoding="utf-8") as f:
-            languages.check_languages(codes, f.readline().strip().split(","), f"languages: scorer {spec}")
+    if spec != "ngram:train":
+        check_spec(spec, codes)
 
 # %% ../nbs/40_profiles.ipynb #c012
 def load_profile(
@@ -408,6 +403,7 @@ def stage_settings(
         model = p["models"][role]
         return common | p["dpo"] | model["dpo"] | {"seed": int(variant.removeprefix("dpo-"))}
     return common | {"scorer": {"scorer": p["scorer"]}, "generate": p["generation"], "score": {"scorer": p["scorer"]},
+                      "agreement_scores": {"agreement": p["agreement"]},
                       "prompt_scores": {k: p["metrics"][k] for k in ("threshold", "variant")},
                       "perplexity": {"variant": p["judge"]["variant"]}, "retrieval": p["retrieval"], "metrics": p["metrics"],
                       "exhibit": {}}[stage]

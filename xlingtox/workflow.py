@@ -33,7 +33,8 @@ def available(
     "The exhibits that a profile can make"
     paper = profiles.paper_dir()
     return [name for name, e in exhibits.EXHIBITS.items()
-            if e.notebook and (paper / e.notebook).is_file() and set(e.roles) & set(profile.models)]
+            if e.notebook and (paper / e.notebook).is_file() and set(e.roles) & set(profile.models)
+            and (profile.agreement or "agreement_scores" not in e.needs)]
 
 
 def select(
