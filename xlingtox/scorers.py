@@ -7,7 +7,8 @@ Docs: https://xlingtox.github.io/xlingtox/scorers.html.md"""
 # %% auto #0
 __all__ = ['SCORERS', 'Scorer', 'assess', 'fold', 'pieces_pattern', 'longest_match', 'first_lengths', 'lexicon_words',
            'vocabulary', 'LexiconScorer', 'ngram_features', 'pair_of', 'split_pairs', 'auc_table', 'train_weights',
-           'NgramScorer', 'load_scorer', 'ScoreStore', 'score_generations']
+           'NgramScorer', 'load_scorer', 'check_spec', 'text_hash', 'ScoreStore', 'score_generations',
+           'PerspectiveScorer', 'ClassifierScorer', 'EndpointScorer']
 
 # %% ../nbs/09_scorers.ipynb #c002
 import functools
@@ -24,12 +25,17 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
+from .classifier import KNOWN, ClassifierScorer
 from .core import InputError, atomic_path, check_columns, digest, read_json, write_json
-from .languages import check_languages
+from .endpoint import EndpointScorer
+from .languages import LANGUAGES, check_languages
+from .perspective import ENDPOINT, Answer, PerspectiveScorer
+
+_all_ = ["PerspectiveScorer", "ClassifierScorer", "EndpointScorer"]
 
 # %% ../nbs/09_scorers.ipynb #c005
 class Scorer(Protocol):
-    "Judges texts; may also have `assess` (below) and `batch_size`, the most texts that a crash may cost"
+    "Judges texts; may also have `assess` or `stream` (below) and `batch_size`, the most texts that a crash may cost"
 
     name: str  # stands in the tables
     version: str  # of the weights or rules
@@ -58,9 +64,14 @@ def assess(
     toxicity = np.asarray(toxicity, dtype=float)
     if toxicity.shape != (len(texts),) or len(reasons) != len(texts):
         raise InputError(f"scorer {scorer.name} returned {toxicity.size} scores and {len(reasons)} reasons for {len(texts)} texts")
+    return _in_range(scorer, toxicity), reasons
+
+
+def _in_range(scorer: Scorer, toxicity: np.ndarray) -> np.ndarray:
+    "The scores, if all of them are missing or between 0 and 1"
     if len(wrong := toxicity[~(np.isnan(toxicity) | ((toxicity >= 0) & (toxicity <= 1)))]):
         raise InputError(f"scorer {scorer.name} returned {wrong[0]:g}, but toxicity is between 0 and 1")
-    return toxicity, reasons
+    return toxicity
 
 # %% ../nbs/09_scorers.ipynb #c013
 _HAN_KANA = ("\u3005\u3007\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -362,17 +373,74 @@ def _lexicon_from(where: str) -> LexiconScorer:
     return LexiconScorer(lexicon.assign(severity=pd.to_numeric(lexicon["severity"], errors="coerce")))
 
 
-SCORERS = {"lexicon": _lexicon_from, "ngram": NgramScorer.load}  # kind -> scorer from what follows the colon
+def _perspective_from(where: str) -> PerspectiveScorer:
+    "`default` or an address, and perhaps languages to be judged as others"
+    where, _, pairs = where.partition("#")
+    as_language = dict(pair.split("=", 1) if "=" in pair else (pair, "") for pair in pairs.split(",") if pair)
+    return PerspectiveScorer(endpoint=ENDPOINT if where == "default" else where, as_language=as_language)
+
+
+def _classifier_from(where: str) -> ClassifierScorer:
+    "A hub id or a folder, and perhaps the label that means toxic"
+    model, _, label = where.partition("#")
+    return ClassifierScorer(model, label or None)
+
+
+def _archive_from(where: str) -> Scorer:
+    from xlingtox.archive import ArchiveScorer
+
+    folder, _, name = where.partition("#")
+    return ArchiveScorer(folder, name or None)
+
+
+def _noisy_from(where: str) -> Scorer:
+    from xlingtox.agreement import NoisyScorer
+
+    return NoisyScorer(load_scorer(where))
+
+
+def _biased_from(where: str) -> Scorer:
+    from xlingtox.agreement import BiasedScorer
+
+    return BiasedScorer(load_scorer(where))
+
+
+SCORERS = {  # kind -> scorer from what follows the colon
+    "lexicon": _lexicon_from, "ngram": NgramScorer.load, "perspective": _perspective_from, "classifier": _classifier_from,
+    "openai": lambda where: EndpointScorer(*where.partition("#")[::2]), "archive": _archive_from, "noisy": _noisy_from, "biased": _biased_from}
 
 
 def load_scorer(
-    spec: str,  # "lexicon:babel", "lexicon:PATH.csv" or "ngram:FOLDER"
+    spec: str,  # such as "lexicon:babel"
 ) -> Scorer:
     "The scorer that a spec names"
     kind, _, where = spec.partition(":")
     if kind not in SCORERS or not where:
         raise InputError(f"unknown scorer {spec!r}; give KIND:WHERE with one of the kinds {', '.join(SCORERS)}")
     return SCORERS[kind](where)
+
+
+def check_spec(
+    spec: str,
+    codes: list[str],  # languages that it shall judge
+):
+    "Raise `InputError` for a scorer that does not exist or lacks a language; no weights are loaded, nothing is asked"
+    kind, _, where = spec.partition(":")
+    place, _, _ = where.partition("#")
+    if kind in ("noisy", "biased") and where:
+        return check_spec(where, codes)
+    if kind in ("lexicon", "ngram", "archive") and place and spec != "lexicon:babel" and not Path(place).exists():
+        raise InputError(f"scorer: no such file or folder: {place}")
+    if kind == "classifier" and place and not Path(place).is_dir():  # of a hub model, the known languages; the rest when it is loaded
+        if Path(place).is_absolute():
+            raise InputError(f"scorer: no such folder: {place}")
+        languages = KNOWN[place].languages if place in KNOWN else None
+    elif spec == "lexicon:babel":
+        languages = LANGUAGES.index
+    else:
+        languages = load_scorer(spec).languages
+    if languages is not None:
+        check_languages(codes, languages, f"languages: scorer {spec}")
 
 # %% ../nbs/09_scorers.ipynb #c043
 _SCHEMA = """CREATE TABLE IF NOT EXISTS scores (
@@ -404,7 +472,7 @@ def _key(scorer: Scorer, lang: str) -> tuple[str, str, str]:
     return scorer.name, str(getattr(scorer, "version", "")), lang
 
 
-def _sha256(text: str) -> bytes:
+def text_hash(text: str) -> bytes:
     "SHA-256 of the UTF-8 bytes; models can emit lone surrogates, which have no UTF-8"
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
@@ -427,7 +495,7 @@ class ScoreStore:
         toxicity, known, key = np.full(len(texts), np.nan), np.zeros(len(texts), dtype=bool), _key(scorer, lang)
         query = "SELECT toxicity FROM scores WHERE scorer = ? AND version = ? AND lang = ? AND sha256 = ?"
         for i, text in enumerate(texts):
-            if row := self._db.execute(query, (*key, _sha256(text))).fetchone():
+            if row := self._db.execute(query, (*key, text_hash(text))).fetchone():
                 known[i] = True
                 if row[0] is not None:
                     toxicity[i] = row[0]
@@ -442,9 +510,25 @@ class ScoreStore:
         reasons: list[str | None] | None = None,  # of permanent failures; missing without a reason is not stored
     ):
         "Store scores and permanent failures, all or none"
-        key, reasons = _key(scorer, lang), reasons or [None] * len(texts)
-        rows = [(*key, _sha256(text), None if math.isnan(value) else float(value), reason if math.isnan(value) else None)
+        self._write(_key(scorer, lang), texts, toxicity, reasons or [None] * len(texts))
+
+    def add(
+        self,
+        table: pd.DataFrame,  # `scorer version lang sha256 toxicity reason`, as `table` returns it
+    ):
+        "Store the rows of another store, all or none"
+        rows = [(*key, bytes.fromhex(sha), None if math.isnan(value) else value, reason if math.isnan(value) else None)
+                for *key, sha, value, reason in table[["scorer", "version", "lang", "sha256", "toxicity", "reason"]].itertuples(index=False)]
+        self._insert(rows)
+
+    def _write(self, key: tuple[str, str, str], texts: list[str], toxicity, reasons):
+        "Store scores and permanent failures of one scorer, version and language"
+        rows = [(*key, text_hash(text), None if math.isnan(value) else float(value), reason if math.isnan(value) else None)
                 for text, value, reason in zip(texts, toxicity, reasons, strict=True) if reason or not math.isnan(value)]
+        self._insert(rows)
+
+    def _insert(self, rows: list[tuple]):
+        "Insert rows in one transaction; a score that is there stays"
         with self._db:
             self._db.executemany(
                 """INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE
@@ -466,12 +550,31 @@ class ScoreStore:
         toxicity, known = self.get(scorer, distinct, lang)
         progress(int(repeats[known].sum()))
         unknown = np.flatnonzero(~known)
+        if hasattr(scorer, "stream") and len(unknown):
+            ask = [distinct[i] for i in unknown]
+            for answers in scorer.stream(ask, lang):
+                self._keep(scorer, ask, lang, answers)
+                for answer in answers:
+                    toxicity[unknown[answer.place]] = answer.toxicity
+                progress(int(sum(repeats[unknown[answer.place]] for answer in answers)))
+            return toxicity[place]
         for batch in (unknown[i:i + batch_size] for i in range(0, len(unknown), batch_size)):
             ask = [distinct[i] for i in batch]
             toxicity[batch], reasons = assess(scorer, ask, lang)
             self.put(scorer, ask, lang, toxicity[batch], reasons)
             progress(int(repeats[batch].sum()))
         return toxicity[place]
+
+    def _keep(self, scorer: Scorer, texts: list[str], lang: str, answers: list[Answer]):
+        "Store answers as they came in, and the other scores that came with them"
+        _in_range(scorer, np.array([value for a in answers for value in (a.toxicity, *a.others.values())], dtype=float))
+        by_version = {str(getattr(scorer, "version", "")): [(a.place, a.toxicity, a.reason) for a in answers]}
+        for a in answers:
+            for version, value in a.others.items():
+                by_version.setdefault(version, []).append((a.place, value, None))
+        for version, found in by_version.items():
+            places, values, reasons = zip(*found, strict=True)
+            self._write((scorer.name, version, lang), [texts[i] for i in places], values, reasons)
 
     def table(self) -> pd.DataFrame:
         "Everything stored: `scorer version lang sha256 toxicity reason`, the hash in hexadecimal"
