@@ -82,8 +82,10 @@ class PerspectiveServer:
         await self._stop.wait()
         watch.cancel()
         server.close()
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:
             task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
 
     async def _watch(self):
         "How late this server is at its worst: requests that came in one after the other are then seen at once"

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from xlingtox import babel
+from xlingtox import agreement, babel
 from xlingtox.core import write_table
 from xlingtox.languages import LI2024
+from xlingtox.scorers import LexiconScorer
 
 K, SEEDS, THRESHOLD, RATE = 6, 3, 0.5, 0.2
+TRUTH = LexiconScorer(babel.load_lexicon())
 
 
 def alignment(lang):
@@ -58,6 +60,10 @@ def make_run(folder: Path, effect=0.9, langs=LI2024, n_prompts=20) -> Path:
         keys = ["model", "lang", "prompt_id", "sample"]
         write_table(df[[*keys, "text"]], folder / f"generations/mgpt/{variant}.parquet")
         write_table(df.assign(scorer="lexicon")[[*keys, "scorer", "toxicity"]], folder / f"scores/mgpt/{variant}.parquet")
+        others = [agreement.NoisyScorer(TRUTH), agreement.BiasedScorer(TRUTH)]
+        scored = [df.assign(scorer=o.name, toxicity=pd.concat([pd.Series(o.score(g["text"].tolist(), lang), g.index) for lang, g in
+                                                                df.groupby("lang")])) for o in others]
+        write_table(pd.concat(scored)[[*keys, "scorer", "toxicity"]], folder / f"agreement_scores/mgpt/{variant}.parquet")
         noise = np.random.default_rng(len(df)).lognormal(2.5, 0.4, len(df)) * (1.2 if strength else 1)
         write_table(df.assign(variant="exact", perplexity=noise)[[*keys, "variant", "perplexity"]], folder / f"perplexity/mgpt/{variant}.parquet")
         groups = df.groupby(["lang", "prompt_id"], sort=False)["toxicity"]

