@@ -280,7 +280,7 @@ class PerspectiveScorer:
                 self._gone = WAY_OUT
             elif not key:
                 self._gone = "scorer perspective: no key; set the environment variable PERSPECTIVE_API_KEY, or take another scorer or an archive"
-        self._service = Service("scorer perspective", endpoint, {"X-Goog-Api-Key": key} if key else {}, qps or _qps(), WAY_OUT,
+        self._service = Service("scorer perspective", endpoint, {"X-Goog-Api-Key": key} if key else {}, _qps() if qps is None else qps, WAY_OUT,
                                 "set PERSPECTIVE_API_KEY to a key that may use the Comment Analyzer API", timeout, attempts, backoff)
 
     def ready(self):
