@@ -29,6 +29,7 @@ COMMON = '''
 import hashlib, json, os, pathlib, resource, time
 import xlingtox.core
 root = pathlib.Path(run)
+if variant == "dpo": variant = ""  # the main group of a stage that gathers variants
 def job(): return " ".join([stage, "/".join(x for x in (role, variant) if x)]).strip() if "/" not in stage else stage
 with open(root / "ran.txt", "a") as f: f.write(job() + "\\n")
 if os.environ.get("FAIL_JOB") == job(): raise RuntimeError("this stage is broken")
@@ -43,6 +44,8 @@ def write(path, text):
             f.write(text[len(text) // 2:])
 profile = json.loads((root / "profile.json").read_text())
 read = lambda path: (root / path).read_text()
+def texts():  # of the base model's scores and those of the group
+    return [p.read_text() for p in sorted(root.glob(f"scores/{role}/*.parquet")) if p.stem == "base" or p.stem.startswith(variant or "dpo")]
 sha = lambda *texts: hashlib.sha256("".join(map(str, texts)).encode()).hexdigest()
 def make(path, *sources, table=True):
     text = sha(*sources, os.environ["OMP_NUM_THREADS"])
@@ -59,8 +62,9 @@ STAGES = {
     "score": 'make(f"scores/{role}/{variant}.parquet", read(f"generations/{role}/{variant}.parquet"))',
     "perplexity": 'make(f"perplexity/{role}/{variant}.parquet", read(f"generations/{role}/{variant}.parquet"))',
     "retrieval": 'make(f"retrieval/{role}.parquet", profile["retrieval"])',
-    "prompt_scores": 'make(f"prompt_scores/{role}.parquet", *[p.read_text() for p in sorted(root.glob("scores/*/*.parquet"))])',
-    "metrics": 'make(f"metrics/{role}.parquet", *[p.read_text() for p in sorted(root.glob("scores/*/*.parquet"))])',
+    "prompt_scores": 'make("/".join(filter(None, ["prompt_scores", role, variant])) + ".parquet", *texts())',
+    "metrics": 'make("/".join(filter(None, ["metrics", role, variant])) + ".parquet", *texts())',
+    "capability": 'make(f"capability/{role}/{variant}.parquet", profile["capability"])',
 }
 EXHIBIT = '''
 write(f"exhibits/{stage}/exhibit.json", json.dumps({"paper": "li2024", "name": stage.split("/")[1], "title": "a fake", "caption": "", "scorer": "x",
@@ -84,6 +88,6 @@ def make_paper(folder: Path) -> Path:
     (folder / "profiles/mini.yaml").write_text(PROFILE)
     for name, code in STAGES.items():
         write_notebook(folder / f"stages/{name}.ipynb", f'stage = "{name}"', COMMON, code)
-    for name in ("li2024/fig1", "li2024/fig4", "li2024/table2"):
+    for name in ("li2024/fig1", "li2024/fig4", "li2024/table2", "li2024/fig11"):  # the last where the profile has a sweep
         write_notebook(folder / f"{name}.ipynb", f'stage = "{name}"', COMMON, EXHIBIT)
     return folder

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from xlingtox import agreement, babel
-from xlingtox.core import write_table
+from xlingtox.core import write_json, write_table
 from xlingtox.languages import LI2024
 from xlingtox.scorers import LexiconScorer
 
@@ -22,10 +22,10 @@ def alignment(lang):
     return 1 - LI2024.index(lang) / 17 if lang != "en" else 1
 
 
-def sample_texts(variant, effect, langs, n_prompts):
-    "Generations and scores of one variant"
+def sample_texts(model, effect, langs, n_prompts):
+    "Generations and scores of one variant of a model"
     frames = {toxic: [babel.sample_frame(random.Random(f"{toxic}/{i}"), toxic) for i in range(60)] for toxic in (True, False)}
-    rng = random.Random("base" if effect == 0 else variant)
+    rng = random.Random("base" if effect == 0 else model.removeprefix("mgpt/"))
     rows = []
     for lang in langs:
         rate = RATE * (1 - effect * alignment(lang))
@@ -34,10 +34,10 @@ def sample_texts(variant, effect, langs, n_prompts):
             for s in range(K):
                 toxic, i = rng.random() < rate * (0.5 + p / n_prompts), rng.randrange(60)
                 rows.append((lang, f"p{p}", s, " " + said[toxic, i], babel.frame_toxicity(frames[toxic][i])))
-    return pd.DataFrame(rows, columns=["lang", "prompt_id", "sample", "text", "toxicity"]).assign(model=f"mgpt/{variant}")
+    return pd.DataFrame(rows, columns=["lang", "prompt_id", "sample", "text", "toxicity"]).assign(model=model)
 
 
-def tidy_metrics(variant, prompt_scores, shift):
+def tidy_metrics(role, variant, prompt_scores, shift):
     "The table that the metrics stage writes; fluency and diversity are made up, higher and lower by `shift`"
     rows = []
     for lang, g in prompt_scores.groupby("lang"):
@@ -48,37 +48,73 @@ def tidy_metrics(variant, prompt_scores, shift):
             value += len(lang + metric) / 100 + (ord(lang[0]) - 100) / 200
             rows.append((lang, metric, value, value - 0.02, value + 0.02, len(g)))
     table = pd.DataFrame(rows, columns=["lang", "metric", "value", "low", "high", "n_prompts"])
-    return table.assign(role="mgpt", variant=variant, k=K, n_missing=0)
+    return table.assign(role=role, variant=variant, k=K, n_missing=0)
 
 
-def make_run(folder: Path, effect=0.9, langs=LI2024, n_prompts=20) -> Path:
-    "A finished run of mGPT whose tuned models are less toxic by `effect` in English; with 0 they write what the base model writes"
-    metrics, prompt_scores = [], []
-    for variant in ["base", *[f"dpo-{s}" for s in range(SEEDS)]]:
-        strength = 0 if variant == "base" else effect
-        df = sample_texts(variant, strength, langs, n_prompts)
-        keys = ["model", "lang", "prompt_id", "sample"]
-        write_table(df[[*keys, "text"]], folder / f"generations/mgpt/{variant}.parquet")
-        write_table(df.assign(scorer="lexicon")[[*keys, "scorer", "toxicity"]], folder / f"scores/mgpt/{variant}.parquet")
-        others = [agreement.NoisyScorer(TRUTH), agreement.BiasedScorer(TRUTH)]
-        scored = [df.assign(scorer=o.name, toxicity=pd.concat([pd.Series(o.score(g["text"].tolist(), lang), g.index) for lang, g in
-                                                                df.groupby("lang")])) for o in others]
-        write_table(pd.concat(scored)[[*keys, "scorer", "toxicity"]], folder / f"agreement_scores/mgpt/{variant}.parquet")
-        noise = np.random.default_rng(len(df)).lognormal(2.5, 0.4, len(df)) * (1.2 if strength else 1)
-        write_table(df.assign(variant="exact", perplexity=noise)[[*keys, "variant", "perplexity"]], folder / f"perplexity/mgpt/{variant}.parquet")
-        groups = df.groupby(["lang", "prompt_id"], sort=False)["toxicity"]
-        per_prompt = groups.agg(["max", "mean"]).assign(any=groups.max() >= THRESHOLD).reset_index().assign(
-            role="mgpt", variant=variant, n_scored=K, n_missing=0, k=K)
-        prompt_scores.append(per_prompt[["role", "variant", "lang", "prompt_id", "max", "mean", "any", "n_scored", "n_missing", "k"]])
-        metrics.append(tidy_metrics(variant, per_prompt, 1 if strength else 0))
-    write_table(pd.concat(prompt_scores), folder / "prompt_scores/mgpt.parquet")
-    columns = ["role", "variant", "lang", "metric", "value", "low", "high", "n_prompts", "k", "n_missing"]
-    write_table(pd.concat(metrics)[columns], folder / "metrics/mgpt.parquet")
-    wobble = {lang: (hash_of(lang) % 100 - 50) / 1500 for lang in langs}
-    retrieval = [("mgpt", lang, layer, 0.6 * alignment(lang) + wobble[lang], 0.3 + 0.4 * alignment(lang) - wobble[lang])
-                 for lang in langs if lang != "en" for layer in (-1, 0, 1)]
-    write_table(pd.DataFrame(retrieval, columns=["role", "lang", "layer", "accuracy", "cosine"]), folder / "retrieval/mgpt.parquet")
+def write_variant(folder, role, variant, strength, langs, n_prompts):
+    "What the stages leave of one variant of a model, less toxic by `strength` in English; returns its rows of prompt_scores and metrics"
+    model = f"{role}/{variant}"
+    df = sample_texts(model, strength, langs, n_prompts)
+    keys = ["model", "lang", "prompt_id", "sample"]
+    write_table(df[[*keys, "text"]], folder / f"generations/{model}.parquet")
+    write_table(df.assign(scorer="lexicon")[[*keys, "scorer", "toxicity"]], folder / f"scores/{model}.parquet")
+    others = [agreement.NoisyScorer(TRUTH), agreement.BiasedScorer(TRUTH)]
+    scored = [df.assign(scorer=o.name, toxicity=pd.concat([pd.Series(o.score(g["text"].tolist(), lang), g.index) for lang, g in
+                                                            df.groupby("lang")])) for o in others]
+    write_table(pd.concat(scored)[[*keys, "scorer", "toxicity"]], folder / f"agreement_scores/{model}.parquet")
+    noise = np.random.default_rng(len(df)).lognormal(2.5, 0.4, len(df)) * (1 + 0.22 * strength)
+    write_table(df.assign(variant="exact", perplexity=noise)[[*keys, "variant", "perplexity"]], folder / f"perplexity/{model}.parquet")
+    groups = df.groupby(["lang", "prompt_id"], sort=False)["toxicity"]
+    per_prompt = groups.agg(["max", "mean"]).assign(any=groups.max() >= THRESHOLD).reset_index().assign(
+        role=role, variant=variant, n_scored=K, n_missing=0, k=K)
+    return (per_prompt[["role", "variant", "lang", "prompt_id", "max", "mean", "any", "n_scored", "n_missing", "k"]],
+            tidy_metrics(role, variant, per_prompt, strength / 0.9))
+
+
+def write_tuned(folder, role, variant, settings):
+    "The record of a tuned model, without the model"
+    write_table(pd.DataFrame({"step": [20, 60], "loss": [0.5, 0.3], "eval_loss": [0.5, 0.3]}), folder / f"models/{role}/{variant}/log.parquet")
+    write_json({"parameters": {"learning_rate": 2e-5, "beta": 0.1, "batch_size": 16, "max_steps": 60, "epochs": 5} | settings},
+               folder / f"models/{role}/{variant}.manifest.json")
+
+
+METRICS = ["role", "variant", "lang", "metric", "value", "low", "high", "n_prompts", "k", "n_missing"]
+
+
+def make_run(folder: Path, effect=0.9, langs=LI2024, n_prompts=20, roles=("mgpt",), seeds=SEEDS, further=None) -> Path:
+    """A finished run whose tuned models are less toxic by `effect` in English; with 0 they write what the base model writes.
+
+    `further` holds more tuned models of the first role, by group: {"lr": {"lr-1e-06-0": (strength, {"learning_rate": 1e-6})}}.
+    """
+    further = further or {}
+    for role in roles:
+        groups = {"dpo": {f"dpo-{s}": (effect, {"seed": s}) for s in range(seeds)}} | (further if role == roles[0] else {})
+        base = write_variant(folder, role, "base", 0, langs, n_prompts)
+        for group, models in groups.items():
+            tables = [base]
+            for variant, (strength, settings) in models.items():
+                tables.append(write_variant(folder, role, variant, strength, langs, n_prompts))
+                write_tuned(folder, role, variant, {"seed": 0} | settings)
+            name = role if group == "dpo" else f"{role}/{group}"
+            write_table(pd.concat([t[0] for t in tables]), folder / f"prompt_scores/{name}.parquet")
+            write_table(pd.concat([t[1] for t in tables])[METRICS], folder / f"metrics/{name}.parquet")
+        wobble = {lang: (hash_of(lang) % 100 - 50) / 1500 for lang in langs}
+        retrieval = [(role, lang, layer, 0.6 * alignment(lang) + wobble[lang], 0.3 + 0.4 * alignment(lang) - wobble[lang])
+                     for lang in langs if lang != "en" for layer in (-1, 0, 1)]
+        write_table(pd.DataFrame(retrieval, columns=["role", "lang", "layer", "accuracy", "cosine"]), folder / f"retrieval/{role}.parquet")
     write_table(babel.prompts(langs, n=n_prompts), folder / "data/prompts.parquet")
+    return folder
+
+
+def write_capability(folder, role, lost=0.0, known=0.8, langs=LI2024, n_questions=60, seeds=SEEDS):
+    "Answers to questions of four choices: the base model knows a share `known`; each tuned model has forgotten a share `lost` of those"
+    rng = np.random.default_rng(0)
+    before = {lang: rng.random(n_questions) < known for lang in langs}
+    for variant in ["base", *[f"dpo-{s}" for s in range(seeds)]]:
+        rows = [(f"{role}/{variant}", "facts", lang, f"q{i}", float(right), float(right), 0.25) for lang in langs
+                for i, right in enumerate(before[lang] & (rng.random(n_questions) >= (0 if variant == "base" else lost)))]
+        write_table(pd.DataFrame(rows, columns=["model", "task", "lang", "id", "correct", "correct_norm", "chance"]),
+                    folder / f"capability/{role}/{variant}.parquet")
     return folder
 
 
@@ -102,7 +138,7 @@ def run_cells(exhibit, run, **parameters):
             if cell.cell_type == "code":
                 exec(compile(cell.source, f"{path.name}/{cell.id}", "exec"), variables)
             if "parameters" in cell.metadata.get("tags", []):
-                variables |= {"run": str(run), **parameters}
+                variables |= {"run": str(run)} | ({"name": exhibit} if "name" in variables else {}) | parameters
     matplotlib.pyplot.close("all")
     return variables
 
@@ -112,5 +148,7 @@ def execute_all(run, exhibits):
     from xlingtox.exhibits import EXHIBITS
     paper = Path(__file__).parents[1] / "paper"
     for exhibit in exhibits:
-        subprocess.run([sys.executable, "-m", "xlingtox.execute", paper / EXHIBITS[exhibit].notebook, run / f"notebooks/{exhibit}.ipynb",
-                        "-p", "run", run], check=True)
+        notebook = EXHIBITS[exhibit].notebook
+        name = [] if notebook == f"{exhibit}.ipynb" else ["-p", "name", exhibit]
+        subprocess.run([sys.executable, "-m", "xlingtox.execute", paper / notebook, run / f"notebooks/{exhibit}.ipynb", "-p", "run", run, *name],
+                       check=True)

@@ -2,7 +2,7 @@
 import pytest
 import yaml
 
-from xlingtox import profiles
+from xlingtox import exhibits, profiles, workflow
 from xlingtox.core import InputError
 
 
@@ -19,11 +19,40 @@ def mine(tmp_path):
     return load
 
 
-@pytest.mark.parametrize("name", ["mini"])
-def test_shipped_profiles_load(name):
+@pytest.mark.parametrize("name", ["mini", "mini-all"])
+def test_shipped_profiles_load(name, monkeypatch):
+    for role in profiles.ROLES:
+        monkeypatch.setitem(profiles.RECIPES, role, profiles.RECIPES["mgpt"])
     profile = profiles.load_profile(name)
     assert profile.name == name and len(profile.languages) == 17
     assert profiles.Profile(**profile.model_dump(mode="json")) == profile, "what a run folder keeps is the same profile"
+
+
+def test_six_miniatures(monkeypatch):
+    "What the paper tunes with QLoRA is tuned so, and the profile's own rate is not trained twice"
+    for role in profiles.ROLES:
+        monkeypatch.setitem(profiles.RECIPES, role, profiles.RECIPES["mgpt"])
+    profile = profiles.load_profile("mini-all")
+    assert set(profile.models) == set(profiles.ROLES)
+    for role, model in profiles.ROLES.items():
+        assert {s["tuning"] for s in profiles.tuned(profile, role).values()} == {model["tuning"]}
+    assert list(profiles.tuned(profile, "mgpt", "lr")) == [f"lr-{rate}-0" for rate in ("2e-06", "5e-06", "1e-05", "5e-05")]
+    full, qlora = profiles.tuned(profile, "bloom-1b7")["dpo-0"], profiles.tuned(profile, "bloom-1b7", "qlora")["qlora-0"]
+    assert {k for k in full if full[k] != qlora[k]} == {"tuning"}
+    assert [e for e in li2024_exhibits() if workflow.lacks(profile, e)] == []
+
+
+def li2024_exhibits():
+    return [e for e in exhibits.EXHIBITS.values() if e.paper == "li2024" and e.notebook]
+
+
+def test_a_stage_sees_only_its_variant(mine):
+    def digests(**settings):
+        profile = mine(models={"mgpt": {"seeds": [0], "variants": {"lr": {"dpo": {"learning_rate": [1e-6, 5e-6]}}, "qlora": {"dpo": settings}}}})
+        return {v: profiles.settings_digest(profile, "dpo", "mgpt", v) for g in profiles.groups(profile.models["mgpt"]) for v in profiles.tuned(profile, "mgpt", g)}
+    one, other = digests(tuning="qlora"), digests(tuning="qlora", lora={"r": 8})
+    assert list(one) == ["dpo-0", "lr-1e-06-0", "lr-5e-06-0", "qlora-0"] and len(set(one.values())) == 4
+    assert [v for v in one if one[v] != other[v]] == ["qlora-0"]
 
 
 def test_realtext_needs_its_folder(tmp_path):
@@ -77,6 +106,18 @@ def test_a_changed_data_file_is_noticed(tmp_path, mine):
     ({"models": {"mgpt": {"dpo": {"beta": -1}}}}, "mine.yaml: models.mgpt.dpo.beta: input should be greater than 0, not -1"),
     ({"models": {"mgpt": {"model": "mini:gmpt"}}}, r"models.mgpt.model: there is no miniature 'gmpt' \(did you mean mgpt\?\)"),
     ({"models": {"mgpt": {"model": "/no/such/folder"}}}, "models.mgpt.model: no such folder: /no/such/folder"),
+    ({"models": {"mgpt": {"variants": {"lr": {"dpo": {"learning_rat": [1]}}}}}},
+     r"models.mgpt.variants.lr.dpo.learning_rat is not a setting \(did you mean learning_rate\?\)"),
+    ({"models": {"mgpt": {"variants": {"lr": {"dpo": {"learning_rate": [1e-6, -1]}}}}}}, "variants.lr.dpo.learning_rate: input should be greater than 0"),
+    ({"models": {"mgpt": {"variants": {"lr": {"dpo": {"learning_rate": [1e-6, 1e-6]}}}}}}, "variants.lr.dpo.learning_rate: give different plain values"),
+    ({"models": {"mgpt": {"variants": {"lr": {"dpo": {"learning_rate": []}}}}}}, "variants.lr.dpo.learning_rate: give different plain values"),
+    ({"models": {"mgpt": {"variants": {"lr": {"dpo": {"learning_rate": [1, 2], "beta": [1, 2]}}}}}}, "variants.lr.dpo: learning_rate and beta have lists"),
+    ({"models": {"mgpt": {"variants": {"dpo": {"dpo": {"beta": 1}}}}}}, "models.mgpt.variants.dpo: dpo is the name of the main model"),
+    ({"models": {"mgpt": {"variants": {"q-lora": {"dpo": {"beta": 1}}}}}}, "models.mgpt.variants.q-lora"),
+    ({"models": {"mgpt": {"variants": {"q": {"dpo": {"tuning": "prefix"}}}}}}, "variants.q.dpo.tuning: input should be 'full', 'lora' or 'qlora'"),
+    ({"models": {"mgpt": {"variants": {"q": {"dpo": {"beta": 1}, "sedes": [1]}}}}}, "variants.q.sedes: is not a setting"),
+    ({"capability": {"tasks": ["facts"]}}, "mine.yaml: data: choice is missing"),
+    ({"capability": {"tasks": []}}, "capability.tasks: list should have at least 1 item"),
     ({"judge": None}, "mine.yaml: judge: is missing"),
     ({"languages": ["en", "fi"]}, "mine.yaml: languages: xlingtox does not support fi; it supports am ar"),
     ({"languages": "li2025"}, "mine.yaml: languages: no set of languages named 'li2025'"),
@@ -118,7 +159,7 @@ def test_a_scorer_must_know_the_languages(tmp_path, mine):
     ("- 1\n- 2\n", "mine.yaml: expected keys and values such as `extends: mini`, found list"),
     ("", "mine.yaml: expected keys and values such as `extends: mini`, found NoneType"),
     ("extends: mine.yaml", "mine.yaml: extends itself"),
-    ("extends: nobody", "no profile named nobody; there are mini, realtext"),
+    ("extends: nobody", "no profile named nobody; there are mini, mini-all, realtext"),
 ])
 def test_files_that_are_no_profiles(tmp_path, text, message):
     (tmp_path / "mine.yaml").write_text(text)

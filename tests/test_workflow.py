@@ -77,6 +77,9 @@ EXHIBITS = {"li2024/fig1", "li2024/fig4", "li2024/table2"}
 AFTER_GENERATE = {"generate", "score", "perplexity", "prompt_scores", "metrics"} | EXHIBITS
 
 
+SWEEP = "seeds: [0], variants: {lr: {dpo: {learning_rate: [1.0e-6, 1.0e-5]}}}"
+
+
 @pytest.mark.parametrize("old, new, planned", [
     ("title: a fake", "title: another title", set()),
     ("threads: {base: 2}", "threads: {base: 2}\ngeneration: {max_new_tokens: 7}", AFTER_GENERATE),
@@ -84,10 +87,25 @@ AFTER_GENERATE = {"generate", "score", "perplexity", "prompt_scores", "metrics"}
     ("judge: {model: \"mini:judge\"}", "judge: {model: \"mini:judge\", variant: published}", {"perplexity", "metrics", "li2024/table2"}),
     ("preference\", n: 3", "preference\", n: 4", {"data", "dpo"} | AFTER_GENERATE),
     ("seeds: [0]", "seeds: [0, 1]", {"dpo"} | AFTER_GENERATE),
+    ("seeds: [0]", SWEEP, {"dpo", "generate", "score", "perplexity", "prompt_scores", "metrics", "li2024/fig11"}),
+    ("threads: {base: 2}", "threads: {base: 2}\ndpo: {lora: {r: 8}}", set()),
 ])
 def test_a_changed_setting_reruns_what_depends_on_it(desk, old, new, planned):
     desk.edit_profile(old, new)
     assert desk.planned() == planned
+
+
+def test_further_variants_rerun_alone(desk):
+    "The rate of the profile is not trained twice, and a rate more leaves everything that does not show it"
+    before = set(desk.ran())
+    desk.edit_profile("seeds: [0]", SWEEP)
+    assert desk.call("reproduce")[0] == 0
+    assert set(desk.ran()) - before == {*(f"{stage} mgpt/lr-1e-06-0" for stage in ("dpo", "generate", "score", "perplexity")),
+                                        "prompt_scores mgpt/lr", "metrics mgpt/lr", "li2024/fig11"}
+    desk.edit_profile("1.0e-6, ", "1.0e-6, 2.0e-6, ")
+    assert desk.planned() == {"dpo", "generate", "score", "perplexity", "prompt_scores", "metrics", "li2024/fig11"}
+    code, out, _ = desk.call("reproduce", "--dry-run")
+    assert code == 0 and "1e-06" not in out and "dpo mgpt/lr-2e-06-0" in out
 
 
 def test_a_dry_run_writes_nothing(desk, fresh):
@@ -190,6 +208,7 @@ def test_two_runs_of_one_folder(fresh):
     (["--only", "li2024/fig11111"], "unknown exhibit li2024/fig11111 (did you mean li2024/fig11?)"),
     (["--only", "li2024/fig9"], "profile mini cannot make li2024/fig9: it shows aya-23-8b"),
     (["--only", "li2024/fig10"], "profile mini cannot make li2024/fig10: there is no notebook for it yet"),
+    (["--only", "li2024/fig11"], "it compares variants of mgpt; the profile lacks models.mgpt.variants.lr"),
     (["--profile", "paper"], "no profile named paper"),
     (["--profile", "mine.yaml"], "mine.yaml: no such file"),
     (["--data", "nowhere"], "--data: no such folder: nowhere"),

@@ -6,11 +6,13 @@ Docs: https://xlingtox.github.io/xlingtox/profiles.html.md"""
 
 # %% auto #0
 __all__ = ['STAGES', 'SCHEMA', 'LANGUAGE_SETS', 'Codes', 'Sources', 'Spec', 'paper_dir', 'profile_path', 'closest', 'Section',
-           'Model', 'Judge', 'Dpo', 'Generation', 'Metrics', 'Retrieval', 'Data', 'Profile', 'check_scorer',
-           'load_profile', 'source_paths', 'variants', 'threads', 'stage_settings', 'load_run', 'settings_digest']
+           'Variants', 'Model', 'Judge', 'Dpo', 'Generation', 'Metrics', 'Retrieval', 'Capability', 'Data', 'Profile',
+           'check_scorer', 'load_profile', 'source_paths', 'variants', 'tuned', 'groups', 'group_of', 'threads',
+           'stage_settings', 'load_run', 'settings_digest']
 
 # %% ../nbs/40_profiles.ipynb #c002
 import difflib
+import importlib.util
 import inspect
 import os
 import re
@@ -60,8 +62,10 @@ def closest(word: str, known) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 # %% ../nbs/40_profiles.ipynb #c008
-STAGES = ("data", "scorer", "base", "dpo", "generate", "score", "agreement_scores", "prompt_scores", "perplexity", "retrieval", "metrics")
-SCHEMA = {"corpus": "prompts", "prompts": "prompts", "multiway": "prompts", "preference": "preference", "labelled": "labelled"}  # of data kinds
+STAGES = ("data", "scorer", "base", "dpo", "generate", "score", "agreement_scores", "prompt_scores", "perplexity", "retrieval", "metrics",
+          "capability")
+SCHEMA = {"corpus": "prompts", "prompts": "prompts", "multiway": "prompts", "preference": "preference", "labelled": "labelled",
+          "choice": "choice"}  # of data kinds
 LANGUAGE_SETS = {"li2024": languages.LI2024, "beniwal2025": languages.BENIWAL2025, "neuronft2025": languages.NEURONFT2025}
 
 
@@ -98,6 +102,13 @@ def _model(spec):
 Spec = Annotated[str, BeforeValidator(_model)]
 
 
+class Variants(Section):
+    "Further tuned models, to compare with those of the section `dpo`"
+
+    seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
+    dpo: dict = Field(min_length=1)  # what differs; a list tries its values one after the other
+
+
 class Model(Section):
     "A model of the papers"
 
@@ -105,6 +116,7 @@ class Model(Section):
     revision: str | None = None  # commit of a hub model
     seeds: list[Annotated[int, Field(ge=0)]] = [0]  # a tuned model each
     dpo: dict = {}  # what differs from the section `dpo`
+    variants: dict[Annotated[str, Field(pattern=r"^[a-z]+$")], Variants] = {}  # by a name such as "qlora" or "lr"
 
 
 class Judge(Section):
@@ -133,6 +145,8 @@ class Dpo(Section):
     max_grad_norm: float = Field(10.0, gt=0)
     max_length: int = Field(256, ge=1)  # tokens
     max_characters: int = Field(256, ge=1)  # pairs longer than this are dropped
+    tuning: Literal["full", "lora", "qlora"] = "full"
+    lora: dict = {}  # of an adapter, as `dpo.tune` takes it; its defaults where empty
 
 
 class Generation(Section):
@@ -161,6 +175,15 @@ class Retrieval(Section):
 
     source: str = "en"
     batch_size: int = Field(32, ge=1)
+
+
+class Capability(Section):
+    "Multiple-choice questions, Li et al. 2024, section 3.1.2 and table 3"
+
+    tasks: list[str] = Field(min_length=1)  # "facts": the questions of data.choice; any other is a task of the lm-eval harness
+    num_fewshot: int = Field(0, ge=0)  # solved examples before a question, in tasks of the harness
+    limit: int | None = Field(None, ge=1)  # questions per task; all where None
+    batch_size: int = Field(32, ge=1)  # answers
 
 # %% ../nbs/40_profiles.ipynb #c010
 class Data(BaseModel):
@@ -208,6 +231,7 @@ class Profile(Section):
     agreement: list[str] = []  # further scorers, to see what they would have said
     metrics: Metrics = Metrics()
     retrieval: Retrieval = Retrieval()
+    capability: Capability | None = None  # not measured where None
     threads: dict[str, Annotated[int, Field(ge=1)]] = {}  # processor threads of a stage; 1 where not given
 
     @field_validator("data", "models", "threads")
@@ -224,22 +248,53 @@ class Profile(Section):
     def check_consistency(self):
         "What one section needs, another provides"
         needed = ["prompts", "preference", "multiway"] + ["labelled"] * ("ngram:train" in [self.scorer, *self.agreement])
+        needed += ["choice"] * bool(self.capability and "facts" in self.capability.tasks)
         if lacking := [kind for kind in needed if kind not in self.data]:
             raise InputError(f"data: {lacking[0]} is missing; a run needs {', '.join(needed)}")
         if not self.models:
             raise InputError(f"models: none is named; there are {', '.join(ROLES)}")
         languages.check_languages([self.retrieval.source], self.languages, "retrieval.source: the set of languages")
         for role, model in self.models.items():
-            for key in model.dpo:
-                if key not in Dpo.model_fields:
-                    raise InputError(f"models.{role}.dpo.{key} is not a setting{closest(key, Dpo.model_fields)}")
-            try:
-                Dpo(**{**self.dpo.model_dump(), **model.dpo})
-            except ValidationError as e:
-                raise InputError(f"models.{role}.dpo.{e.errors()[0]['loc'][0]}: {_problem(e.errors()[0])}") from None
+            _check_dpo(self.dpo, model.dpo, f"models.{role}.dpo")
+            for name, more in model.variants.items():
+                _check_variants(self.dpo, model, more, name, f"models.{role}.variants.{name}")
         for spec in (self.scorer, *self.agreement):
             check_scorer(spec, self.languages)
+        if self.capability and set(self.capability.tasks) - {"facts"} and not importlib.util.find_spec("lm_eval"):
+            raise InputError(f"capability.tasks: {' '.join(self.capability.tasks)} takes the lm-eval harness; "
+                             "pip install 'xlingtox[capability]', or ask for facts only")
         return self
+
+
+def _check_dpo(common: Dpo, over: dict, where: str):
+    "Settings that differ from the section `dpo` must be known and have a fitting value"
+    for key in over:
+        if key not in Dpo.model_fields:
+            raise InputError(f"{where}.{key} is not a setting{closest(key, Dpo.model_fields)}")
+    try:
+        Dpo(**{**common.model_dump(), **over})
+    except ValidationError as e:
+        raise InputError(f"{where}.{e.errors()[0]['loc'][0]}: {_problem(e.errors()[0])}") from None
+
+
+def _check_variants(common: Dpo, model: Model, more: Variants, name: str, where: str):
+    "The name must be free, at most one setting may have a list of values, and each value must fit"
+    if name in ("base", "dpo"):
+        raise InputError(f"{where}: {name} is the name of the {'untuned' if name == 'base' else 'main'} model; give another")
+    lists = [key for key, value in more.dpo.items() if isinstance(value, list)]
+    if len(lists) > 1:
+        raise InputError(f"{where}.dpo: {' and '.join(lists)} have lists of values; one of them may")
+    for key in lists:
+        values = more.dpo[key]
+        if not values or len(set(map(_short, values))) < len(values) or not all(re.fullmatch(r"[A-Za-z0-9.+-]+", _short(v)) for v in values):
+            raise InputError(f"{where}.dpo.{key}: give different plain values, not {values!r}")
+    for value in more.dpo[lists[0]] if lists else [None]:
+        _check_dpo(common, model.dpo | more.dpo | dict.fromkeys(lists, value), f"{where}.dpo")
+
+
+def _short(value) -> str:
+    "A value as it stands in the name of a variant"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def check_scorer(spec: str, codes: list[str]):
@@ -355,7 +410,7 @@ def _problem(e: dict) -> str:
     return f"{e['msg'][0].lower()}{e['msg'][1:]}, not {e['input']!r}"
 
 
-_SECTIONS = {"models": Model, "judge": Judge, "dpo": Dpo, "generation": Generation, "metrics": Metrics, "retrieval": Retrieval}
+_SECTIONS = {"models": Model, "judge": Judge, "dpo": Dpo, "generation": Generation, "metrics": Metrics, "retrieval": Retrieval, "capability": Capability, "variants": Variants}
 
 
 def _holds(raw, loc) -> bool:
@@ -371,7 +426,7 @@ def source_paths(sources: list[str]) -> list[Path]:
     "The files and folders among data sources"
     return [Path(where) for kind, _, where in (s.partition(":") for s in sources) if kind != "babel"]
 
-# %% ../nbs/40_profiles.ipynb #c020
+# %% ../nbs/40_profiles.ipynb #c021
 def variants(
     model: Model,
 ) -> list[str]:
@@ -379,6 +434,35 @@ def variants(
     return ["base", *(f"dpo-{seed}" for seed in model.seeds)]
 
 
+def tuned(
+    profile: Profile,
+    role: str,
+    group: str = "dpo",  # or the name of further variants
+) -> dict[str, dict]:
+    "The tuned models of a group: variant -> all its settings, `seed` among them"
+    model = profile.models[role]
+    main = profile.dpo.model_dump() | model.dpo
+    if group == "dpo":
+        return {f"dpo-{seed}": Dpo(**main).model_dump() | {"seed": seed} for seed in model.seeds}
+    more, known, found = model.variants[group], tuned(profile, role), {}
+    swept = next((key for key, value in more.dpo.items() if isinstance(value, list)), None)
+    for value in more.dpo[swept] if swept else [None]:
+        settings = Dpo(**main | more.dpo | ({swept: value} if swept else {})).model_dump()
+        name = f"{group}-{_short(settings[swept])}" if swept else group
+        found |= {f"{name}-{seed}": settings | {"seed": seed} for seed in more.seeds if settings | {"seed": seed} not in known.values()}
+    return found
+
+
+def groups(model: Model) -> list[str]:
+    "Names of the groups of tuned models: the main one and the further ones"
+    return ["dpo", *model.variants]
+
+
+def group_of(variant: str) -> str:
+    "The group of a tuned model: \"lr\" of \"lr-1e-06-0\""
+    return variant.split("-")[0]
+
+# %% ../nbs/40_profiles.ipynb #c023
 def threads(profile: Profile, stage: str) -> int:
     "Processor threads of a stage"
     return profile.threads.get(stage, profile.threads.get("default", 1))
@@ -388,20 +472,23 @@ def stage_settings(
     profile: Profile,
     stage: str,  # one of `STAGES`, or "exhibit"
     role: str = "",  # a model's role, or "judge"
-    variant: str = "",  # "base", "dpo-SEED"; for the stage data, the kind of data
+    variant: str = "",  # "base", "dpo-SEED", "lr-1e-06-SEED"; for the stage data, the kind of data
 ) -> dict:
     "The settings that a stage depends on, as plain values"
     common, p = {"threads": threads(profile, stage)}, profile.model_dump(mode="json")
     if stage == "data":
-        codes = p["languages"] if variant in ("prompts", "multiway") else None
+        codes = p["languages"] if variant in ("prompts", "multiway", "choice") else None
         return common | p["data"][variant] | {"languages": p["data"][variant]["languages"] or codes}
     if stage == "base":
         model = p["judge"] if role == "judge" else p["models"][role]
         kind, _, recipe = model["model"].partition(":")
         return common | {"model": model["model"], "revision": model["revision"]} | ({"recipe": RECIPES[recipe]} if kind == "mini" else {})
     if stage == "dpo":
-        model = p["models"][role]
-        return common | p["dpo"] | model["dpo"] | {"seed": int(variant.removeprefix("dpo-"))}
+        settings = tuned(profile, role, group_of(variant))[variant]
+        unread = ("tuning", "lora") if settings["tuning"] == "full" else ()  # full tuning does not see how an adapter would be made
+        return common | {k: v for k, v in settings.items() if k not in unread}
+    if stage == "capability":
+        return common | p["capability"]
     return common | {"scorer": {"scorer": p["scorer"]}, "generate": p["generation"], "score": {"scorer": p["scorer"]},
                       "agreement_scores": {"agreement": p["agreement"]},
                       "prompt_scores": {k: p["metrics"][k] for k in ("threshold", "variant")},
