@@ -33,7 +33,12 @@ def available(
     "The exhibits that a profile can make"
     paper = profiles.paper_dir()
     return [name for name, e in exhibits.EXHIBITS.items()
-            if e.notebook and (paper / e.notebook).is_file() and set(e.roles) & set(profile.models)]
+            if e.notebook and (paper / e.notebook).is_file() and set(e.roles) & set(profile.models) and not _without_labels(profile, e)]
+
+
+def _without_labels(profile: profiles.Profile, e: exhibits.Exhibit) -> bool:
+    "Whether an exhibit rests on the probe, and the profile has no texts to train one on"
+    return "labelled" not in profile.data and bool({"probe", "sites", "unembedding", "activations", "interventions"} & set(e.needs))
 
 
 def select(
@@ -48,8 +53,9 @@ def select(
                              f"profile {profile.name} can make {', '.join(possible)}")
         if name not in possible:
             e = exhibits.EXHIBITS[name]
-            lacks = "there is no notebook for it yet" if set(e.roles) & set(profile.models) else \
-                f"it shows {', '.join(e.roles)}, and the profile's models are {', '.join(profile.models)}"
+            lacks = f"it shows {', '.join(e.roles)}, and the profile's models are {', '.join(profile.models)}" if \
+                not set(e.roles) & set(profile.models) else "it needs a probe, and the profile has no data.labelled to train one" if \
+                _without_labels(profile, e) else "there is no notebook for it yet"
             raise InputError(f"profile {profile.name} cannot make {name}: {lacks}; it can make {', '.join(possible)}")
     if not possible:
         raise InputError(f"profile {profile.name} can make no exhibit: no notebook shows {', '.join(profile.models)}")
