@@ -12,6 +12,8 @@ ARCHITECTURES = {
     "bloom": {"n_layer": 2, "hidden_size": 32, "n_head": 2},
     "llama": {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1},
     "cohere": {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2},
+    **{name: {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+       for name in ("qwen2", "qwen3", "gemma2", "gemma3_text")},
     "mt5": {"num_layers": 2, "num_decoder_layers": 2, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_heads": 2, "decoder_start_token_id": 0},
 }
 

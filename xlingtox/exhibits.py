@@ -8,7 +8,8 @@ Docs: https://xlingtox.github.io/xlingtox/exhibits.html.md"""
 __all__ = ['CLAIMS', 'PAPERS', 'EXHIBITS', 'PER_VARIANT', 'BRANCH_STYLE', 'INK', 'FAINT', 'MEASURES', 'Exhibit', 'exhibit',
            'run_folder', 'load', 'has', 'scorer_name', 'settings', 'tuned_models', 'lang_style', 'order_languages',
            'set_style', 'freeze_layout', 'branch_legend', 'label_points', 'stack_variants', 'compare_stacked',
-           'compare', 'compare_over_languages', 'verdict', 'with_interval', 'save_exhibit']
+           'compare', 'compare_over_languages', 'verdict', 'with_interval', 'save_exhibit', 'promoted_tokens',
+           'not_run']
 
 # %% ../nbs/45_exhibits.ipynb #c002
 import csv
@@ -111,7 +112,7 @@ def run_folder(
     raise InputError(f"{run}: no such run; `xlingtox reproduce` makes one")
 
 
-PER_VARIANT = ("generations", "scores", "agreement_scores", "perplexity", "capability")  # kinds with a table per variant
+PER_VARIANT = ("generations", "scores", "agreement_scores", "perplexity", "activations", "capability")  # kinds with a table per variant
 
 
 def _tables(folder: Path, kind: str, role: str) -> list[Path]:
@@ -370,3 +371,35 @@ def save_exhibit(
     inputs = {file.relative_to(folder).as_posix(): file for place in places for file in _tables(folder, *place)}
     write_manifest(target.with_name(f"{target.name}.manifest.json"), inputs, {"exhibit": name}, None, time.perf_counter() - _STARTED)
     return target
+
+# %% ../nbs/45_exhibits.ipynb #c036
+def promoted_tokens(
+    sites: pd.DataFrame,  # of the artifact `sites`: rank layer neuron cosine activation n_languages n_toxic n_toxic_languages theme
+    tokens: pd.DataFrame,  # of the artifact `unembedding`: layer neuron place token lang severity
+    show_toxic: bool = False,
+) -> pd.DataFrame:
+    "A row per value vector: its rank, theme and counts, and its top tokens in order with their language where it is known"
+    def shown(token, lang, severity):
+        open_ = show_toxic or severity == 0 or not any(c.isalpha() for c in token)
+        return (token if open_ else token[0] + "·" * (len(token) - 1)) + (f" ({lang})" if lang and lang != "shared" else "")
+
+    tokens = tokens.sort_values("place")
+    words = [shown(*t) for t in zip(tokens["token"], tokens["lang"], tokens["severity"], strict=True)]
+    listed = tokens.assign(token=words).groupby(["layer", "neuron"])["token"].agg(", ".join)
+    return pd.DataFrame([{"rank": r.rank_, "layer": r.layer, "neuron": r.neuron, "cosine": f"{r.cosine:.3f}", "activation": f"{r.activation:.3f}",
+                          "theme": r.theme or "-", "languages": r.n_languages, "toxic tokens": r.n_toxic, "of languages": r.n_toxic_languages,
+                          "tokens": listed[r.layer, r.neuron]} for r in sites.rename(columns={"rank": "rank_"}).itertuples()],
+                        columns=["rank", "layer", "neuron", "cosine", "activation", "theme", "languages", "toxic tokens", "of languages", "tokens"])
+
+# %% ../nbs/45_exhibits.ipynb #c039
+def not_run(
+    run: str | Path,
+    name: str,  # "li2024/fig2"
+    reason: str,  # what is lacking
+    published: dict[str, str] = {},  # noqa: B006  # claim -> what the paper says
+    tables: dict[str, pd.DataFrame] = {},  # noqa: B006  # what can be shown all the same
+) -> list[dict]:  # its verdicts
+    "Save an exhibit that could not be run"
+    verdicts = [verdict(claim, name, None, f"not run: {reason}", published.get(claim)) for claim in exhibit(name).claims]
+    save_exhibit(run, name, f"Not run: {reason}.", {}, "none", "not run", tables=tables, verdicts=verdicts)
+    return verdicts

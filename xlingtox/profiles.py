@@ -6,9 +6,9 @@ Docs: https://xlingtox.github.io/xlingtox/profiles.html.md"""
 
 # %% auto #0
 __all__ = ['STAGES', 'SCHEMA', 'LANGUAGE_SETS', 'Codes', 'Sources', 'Spec', 'paper_dir', 'profile_path', 'closest', 'Section',
-           'Variants', 'Model', 'Judge', 'Dpo', 'Generation', 'Metrics', 'Retrieval', 'Capability', 'Data', 'Profile',
-           'check_scorer', 'load_profile', 'source_paths', 'variants', 'tuned', 'groups', 'group_of', 'threads',
-           'stage_settings', 'load_run', 'settings_digest']
+           'Variants', 'Model', 'Judge', 'Dpo', 'Generation', 'Metrics', 'Retrieval', 'Capability', 'Probe', 'Sites',
+           'Activations', 'Intervention', 'Data', 'Profile', 'check_scorer', 'load_profile', 'source_paths', 'variants',
+           'tuned', 'groups', 'group_of', 'threads', 'stage_settings', 'load_run', 'settings_digest']
 
 # %% ../nbs/40_profiles.ipynb #c002
 import difflib
@@ -63,7 +63,7 @@ def closest(word: str, known) -> str:
 
 # %% ../nbs/40_profiles.ipynb #c008
 STAGES = ("data", "scorer", "base", "dpo", "generate", "score", "agreement_scores", "prompt_scores", "perplexity", "retrieval", "metrics",
-          "capability")
+          "capability", "probe", "sites", "activations", "interventions")
 SCHEMA = {"corpus": "prompts", "prompts": "prompts", "multiway": "prompts", "preference": "preference", "labelled": "labelled",
           "choice": "choice"}  # of data kinds
 LANGUAGE_SETS = {"li2024": languages.LI2024, "beniwal2025": languages.BENIWAL2025, "neuronft2025": languages.NEURONFT2025}
@@ -185,6 +185,50 @@ class Capability(Section):
     limit: int | None = Field(None, ge=1)  # questions per task; all where None
     batch_size: int = Field(32, ge=1)  # answers
 
+
+class Probe(Section):
+    "The linear probe, Li et al. 2024, section 4.2, table 7 and released code; it learns from data.labelled"
+
+    lang: str = "en"  # the language that trains it
+    held_out: float = Field(0.1, gt=0, lt=1)  # share of that language's texts
+    zero_shot: int | None = Field(None, ge=2)  # texts of each other language; all where None
+    learning_rate: float = Field(1e-6, gt=0)
+    batch_size: int = Field(10, ge=1)  # texts
+    epochs: int = Field(20, ge=1)
+    bias: bool = False
+    seed: int = 99
+    max_length: int | None = Field(None, ge=1)  # tokens of a text
+
+
+class Sites(Section):
+    "The value vectors nearest to the probe and what they promote, Li et al. 2024, section 4.2"
+
+    n_potential: int = Field(100, ge=1)  # value vectors taken by cosine
+    n_tokens: int = Field(30, ge=1)  # promoted tokens of each
+    lexicon: str | None = None  # words of known toxicity: "babel", or a file in its layout; unknown where None
+    evaluate: bool = False  # precision and recall against the lexicon: projects every neuron of the model
+    seed: int = 0  # of the random value vectors to compare with
+
+
+class Activations(Section):
+    "Activations over the next greedy tokens, Li et al. 2024, section 4.2"
+
+    max_new_tokens: int = Field(20, ge=1)
+    batch_size: int = Field(64, ge=1)  # prompts
+
+
+class Intervention(Section):
+    "Offsets on the activations of the actual sources, and of random neurons, while the model writes greedily"
+
+    offsets: list[float] = [-4.0, -2.0, -1.0, 1.0]  # the paper's are in a picture
+    n_controls: int = Field(1, ge=1)  # draws of random neurons, and of random neurons of the same layers
+    n_prompts: int | None = Field(None, ge=1)  # first prompts of each language; all where None
+    few: int = Field(4, ge=1)  # neurons that table 5 turns up
+    few_offset: float = Field(4.0, gt=0)
+    max_new_tokens: int = Field(20, ge=1)
+    batch_size: int = Field(64, ge=1)  # prompts
+    seed: int = 0  # of the random neurons
+
 # %% ../nbs/40_profiles.ipynb #c010
 class Data(BaseModel):
     "Where one kind of data comes from"
@@ -232,6 +276,10 @@ class Profile(Section):
     metrics: Metrics = Metrics()
     retrieval: Retrieval = Retrieval()
     capability: Capability | None = None  # not measured where None
+    probe: Probe = Probe()
+    sites: Sites = Sites()
+    activations: Activations = Activations()
+    intervention: Intervention = Intervention()
     threads: dict[str, Annotated[int, Field(ge=1)]] = {}  # processor threads of a stage; 1 where not given
 
     @field_validator("data", "models", "threads")
@@ -254,6 +302,12 @@ class Profile(Section):
         if not self.models:
             raise InputError(f"models: none is named; there are {', '.join(ROLES)}")
         languages.check_languages([self.retrieval.source], self.languages, "retrieval.source: the set of languages")
+        if self.sites.evaluate and self.sites.lexicon is None:
+            raise InputError("sites.evaluate: needs sites.lexicon, the words whose toxicity is known")
+        if self.sites.lexicon not in (None, "babel") and not Path(self.sites.lexicon).is_file():
+            raise InputError(f"sites.lexicon: no such file: {self.sites.lexicon}; give babel, or a .csv file in its layout")
+        if 0 in self.intervention.offsets or len(set(self.intervention.offsets)) < len(self.intervention.offsets):
+            raise InputError(f"intervention.offsets: {self.intervention.offsets}: each must be another number, and none 0, which is always run")
         for role, model in self.models.items():
             _check_dpo(self.dpo, model.dpo, f"models.{role}.dpo")
             for name, more in model.variants.items():
@@ -410,7 +464,9 @@ def _problem(e: dict) -> str:
     return f"{e['msg'][0].lower()}{e['msg'][1:]}, not {e['input']!r}"
 
 
-_SECTIONS = {"models": Model, "judge": Judge, "dpo": Dpo, "generation": Generation, "metrics": Metrics, "retrieval": Retrieval, "capability": Capability, "variants": Variants}
+_SECTIONS = {"models": Model, "judge": Judge, "dpo": Dpo, "generation": Generation, "metrics": Metrics, "retrieval": Retrieval,
+             "capability": Capability, "variants": Variants, "probe": Probe, "sites": Sites, "activations": Activations,
+             "intervention": Intervention}
 
 
 def _holds(raw, loc) -> bool:
@@ -493,6 +549,8 @@ def stage_settings(
                       "agreement_scores": {"agreement": p["agreement"]},
                       "prompt_scores": {k: p["metrics"][k] for k in ("threshold", "variant")},
                       "perplexity": {"variant": p["judge"]["variant"]}, "retrieval": p["retrieval"], "metrics": p["metrics"],
+                      "probe": p["probe"], "sites": p["sites"] | {"lang": p["probe"]["lang"], "activations": p["activations"]},
+                      "activations": p["activations"], "interventions": p["intervention"] | {"scorer": p["scorer"], "variant": p["judge"]["variant"]},
                       "exhibit": {}}[stage]
 
 

@@ -48,6 +48,8 @@ def lacks(profile: profiles.Profile, e: exhibits.Exhibit) -> str:
         return "the profile has no section capability"
     if "agreement_scores" in e.needs and not profile.agreement:
         return "the profile names no further scorers under agreement"
+    if "labelled" not in profile.data and {"probe", "sites", "unembedding", "activations", "interventions"} & set(e.needs):
+        return "it needs a probe, and the profile has no data.labelled to train one"
     return ""
 
 
