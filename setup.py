@@ -45,6 +45,6 @@ setup(
     package_dir=homes,
     package_data={"": ["*"]},
     install_requires=lines("requirements"),
-    extras_require={"dev": lines("dev_requirements")},
+    extras_require={"dev": lines("dev_requirements"), "vllm": lines("vllm_requirements")},
     entry_points={"console_scripts": lines("console_scripts"), "nbdev": [f"{lib}={lib}._modidx:d"]},
 )
