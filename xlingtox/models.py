@@ -11,6 +11,7 @@ __all__ = ['ROLES', 'LORA_MODULES', 'RECIPES', 'registry', 'lora_modules', 'mini
 # %% ../nbs/05_models.ipynb #c002
 import importlib.util
 import os
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -95,7 +96,7 @@ def mini_folder(
 # %% ../nbs/05_models.ipynb #c012
 _PICKLE = "has no safetensors weights; a pickle checkpoint is only read with allow_pickle=True"
 _PROBLEMS = [  # what a loading error says, and what that means; the first that fits
-    (("gated repo", "GatedRepo", "awaiting a review"), "is gated: ask for access at https://huggingface.co/{name} and set HF_TOKEN to your key"),
+    (("trying to access a gated repo", "cannot access gated repo", "awaiting a review"), "is gated: ask for access at https://huggingface.co/{name} and set HF_TOKEN to your key"),
     (("custom code", "trust_remote_code", "allow custom code"), "brings its own Python code, which is only run with allow_remote_code=True"),
     (("safetensors",), _PICKLE),
     (("couldn't connect", "offline mode", "cannot find the requested files in the disk cache", "local_files_only"),
@@ -108,7 +109,7 @@ def _explain(name: str, error: Exception) -> InputError:
     "The one line that a reader needs, out of what a library says"
     said = [str(e) for e in (error, error.__cause__, error.__context__) if e]
     for signs, meaning in _PROBLEMS:
-        if any(sign.lower() in text.lower() for sign in signs for text in [*said, type(error).__name__]):
+        if any(sign.lower() in text.lower() for sign in signs for text in said):
             return InputError(f"cannot load {name}: it {meaning.format(name=name)}")
     return InputError(f"cannot load the model {name!r}: {' '.join(said[0].split())[:300]}")
 
@@ -190,12 +191,12 @@ def load(
         if quantise:
             weights["quantization_config"] = _nf4(config.dtype if dtype == "auto" else getattr(torch, dtype))
         cls = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        tokenizer = load_tokenizer(name if name in adapters and _has_tokenizer(name) else where, base_revision, allow_remote_code)
         model = cls.from_pretrained(where, **weights, **options)
     except InputError:
         raise
     except (OSError, ValueError, ImportError) as e:
         raise _explain(where, e) from e
+    tokenizer = load_tokenizer(name if name in adapters and _has_tokenizer(name) else where, base_revision, allow_remote_code)
     model = model if placed or quantise else model.to(device)
     return (_adapted(model, adapters, merge) if adapters else model).eval(), tokenizer
 
@@ -261,6 +262,7 @@ def _adapted(model, adapters: list[str], merge: bool):
     "The model with adapters inside, all active, or added to its weights"
     from peft import PeftModel
 
+    warnings.filterwarnings("ignore", message=".*(ensure_weight_tying|fan_in_fan_out|missing adapter keys).*")  # tied weights: see `_untie`
     name_or_path, wrapped, names = model.config._name_or_path, None, []
     for i, adapter in enumerate(adapters):
         folder = adapter if os.path.isdir(adapter) else _download(adapter)
@@ -272,13 +274,27 @@ def _adapted(model, adapters: list[str], merge: bool):
                 wrapped = PeftModel.from_pretrained(model, folder)
             else:
                 wrapped.load_adapter(folder, adapter_name=names[-1])
+            strangers = _strangers(wrapped, names[-1], folder)
         except (ValueError, RuntimeError, KeyError) as e:
-            raise InputError(f"the adapter {adapter} does not fit the model {name_or_path}: {' '.join(str(e).split())[:200]}") from e
+            strangers = [" ".join(str(e).split())[:200]]
+        if strangers:
+            raise InputError(f"the adapter {adapter} does not fit the model {name_or_path}: {strangers[0]}")
     wrapped.base_model.set_adapter(names)
     if merge:
         _untie(wrapped.get_base_model())
         return wrapped.merge_and_unload(adapter_names=names)
     return wrapped.get_base_model()
+
+
+def _strangers(wrapped, name: str, folder: str) -> list[str]:
+    "Weights of an adapter's file that have no place in the model, and places without a weight (peft passes over both)"
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    with safe_open(Path(folder) / "adapter_model.safetensors", "pt") as f:
+        given = {key for key in f.keys() if "lora_" in key}
+    places = {key for key in get_peft_model_state_dict(wrapped, adapter_name=name, save_embedding_layers=False) if "lora_" in key}
+    return [f"no place for {key}" for key in sorted(given - places)] + [f"{key} is missing" for key in sorted(places - given)]
 
 
 def _untie(model):
