@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .core import InputError, digest, read_json, read_table, write_json, write_table
+from .core import InputError, digest, file_digest, read_json, read_table, write_json, write_table
 from .data import SCHEMAS, validate
 
 # %% ../nbs/06_generation.ipynb #c005
@@ -118,7 +118,7 @@ def _repeat_encoded(encoded, k: int):
 
 # %% ../nbs/06_generation.ipynb #c014
 def generate(
-    model,
+    model,  # from `models.load`; for vllm a folder or a hub id
     tokenizer,
     prompts: pd.DataFrame,  # schema `prompts`: id lang text
     name: str,  # what to call the model in the result, such as "mgpt/base"
@@ -130,6 +130,7 @@ def generate(
     batch_size: int = 32,  # prompts per batch; a batch holds k times as many samples
     greedy: bool = False,  # the most probable token at every step; then k must be 1
     parts: str | Path | None = None,  # folder of finished batches
+    backend: str = "hf",  # or "vllm"
     progress: bool = False,
 ) -> pd.DataFrame:
     "Continuations of every prompt: `model lang prompt_id sample text`"
@@ -139,9 +140,12 @@ def generate(
     if greedy and k != 1:
         raise InputError(f"greedy decoding has one continuation per prompt, not {k}")
     settings = {"k": k, "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed, "greedy": greedy}
+    if backend not in ("hf", "vllm"):
+        raise InputError(f"no generation backend {backend!r}; there are hf and vllm")
     lengths = np.array([len(ids) for ids in tokenizer(prompts["text"].tolist())["input_ids"]])
-    context = getattr(model.config, "max_position_embeddings", None)
-    if context and not model.config.is_encoder_decoder and lengths.max() + max_new_tokens > context:
+    config = _config(model)
+    context = getattr(config, "max_position_embeddings", None)
+    if context and not config.is_encoder_decoder and lengths.max() + max_new_tokens > context:
         longest = prompts.iloc[int(lengths.argmax())]
         raise InputError(f"prompt {longest['lang']} {longest['id']} has {lengths.max()} tokens, and {max_new_tokens} new ones exceed "
                          f"the model's context of {context}; leave it out, or shorten it")
@@ -149,21 +153,29 @@ def generate(
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     if parts is not None:
         parts = Path(parts)
-        job = digest({**settings, "batch_size": batch_size, "prompts": prompts.to_dict("list"), "name": name, "model": fingerprint(model)})
+        job = digest({**settings, "batch_size": batch_size, "prompts": prompts.to_dict("list"), "name": name, "model": fingerprint(model)}
+                     | ({} if backend == "hf" else {"backend": backend}))
         with contextlib.suppress(InputError):
             if read_json(parts / "job.json") != job:
                 shutil.rmtree(parts)
         write_json(job, parts / "job.json")
-    tables = []
+    tables, engine = [], None
     for number, batch in enumerate(tqdm(batches, desc=f"generating {name}", disable=not progress)):
         file = parts / f"{number:06d}.parquet" if parts is not None else None
         if file is not None and file.exists():
             tables.append(read_table(file))
             continue
         rows = prompts.iloc[batch]
-        uniforms = None if greedy else np.stack(
-            [sample_uniforms(seed, lang, id_, k, max_new_tokens) for lang, id_ in zip(rows["lang"], rows["id"], strict=True)])
-        texts = generate_batch(model, tokenizer, rows["text"].tolist(), uniforms, max_new_tokens, temperature, top_p)
+        keys = list(zip(rows["lang"], rows["id"], strict=True))
+        if backend == "vllm":
+            from xlingtox import vllm_backend
+
+            engine = engine or vllm_backend.open_engine(model)
+            seeds = None if greedy else [vllm_backend.prompt_seed(seed, *key) for key in keys]
+            texts = vllm_backend.generate_batch(engine, tokenizer, rows["text"].tolist(), seeds, k, max_new_tokens, temperature, top_p)
+        else:
+            uniforms = None if greedy else np.stack([sample_uniforms(seed, *key, k, max_new_tokens) for key in keys])
+            texts = generate_batch(model, tokenizer, rows["text"].tolist(), uniforms, max_new_tokens, temperature, top_p)
         table = pd.DataFrame({"row": np.repeat(batch, k), "sample": np.tile(np.arange(k), len(batch)), "text": sum(texts, [])})
         if file is not None:
             write_table(table, file)
@@ -174,7 +186,18 @@ def generate(
                          "sample": out["sample"].to_numpy(), "text": out["text"].to_numpy()})[SCHEMAS["generations"]]
 
 
+def _config(model):
+    "The configuration of a loaded model, or of one that is only named"
+    if not isinstance(model, str):
+        return model.config
+    from xlingtox.models import load_config
+
+    return load_config(model)
+
+
 def fingerprint(model) -> str:
-    "A short name for a model's weights, from a few values of every tensor"
+    "A short name for a model's weights: from a few values of every tensor, or from the files of a folder, or a hub id itself"
+    if isinstance(model, str):
+        return file_digest(model) if Path(model).is_dir() else model
     values = [round(float(v), 6) for p in model.parameters() for v in p.detach().flatten()[:4].float().cpu()]
     return digest(values)
