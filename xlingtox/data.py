@@ -6,8 +6,8 @@ Docs: https://xlingtox.github.io/xlingtox/data.html.md"""
 
 # %% auto #0
 __all__ = ['SCHEMAS', 'PAIR_SCHEMAS', 'SOURCES', 'validate', 'decode', 'read_text', 'parse_jsonl', 'read_jsonl', 'read_lines_csv',
-           'read_file', 'only_as', 'parallel_prompts', 'paradetox', 'from_pairs', 'split_rows', 'split_pairs', 'loader',
-           'split_source', 'source_settings', 'source_path', 'load', 'load_any']
+           'read_any', 'read_file', 'only_as', 'parallel_prompts', 'paradetox', 'from_pairs', 'split_rows',
+           'split_pairs', 'loader', 'split_source', 'source_settings', 'source_path', 'load', 'load_any']
 
 # %% ../nbs/03_data.ipynb #c002
 import inspect
@@ -126,11 +126,10 @@ def read_lines_csv(path: str | Path) -> list[str]:
     return df[0].tolist()
 
 
-def read_file(
+def read_any(
     path: str | Path,  # .parquet, .csv or .jsonl
-    schema: str,
 ) -> pd.DataFrame:
-    "A table in a schema from a file"
+    "A table from a file, whatever its columns"
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
@@ -149,7 +148,12 @@ def read_file(
         df = read_jsonl(path)
     else:
         raise InputError(f"{path}: unknown kind of file {path.suffix!r}; use .parquet, .csv or .jsonl")
-    return validate(df, schema, str(path))
+    return df
+
+
+def read_file(path: str | Path, schema: str) -> pd.DataFrame:
+    "A table in a schema from a file"
+    return validate(read_any(path), schema, str(path))
 
 # %% ../nbs/03_data.ipynb #c011
 def only_as(as_: str, schemas: list[str], where: str | Path):
