@@ -26,7 +26,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 import xlingtox
 from . import babel, languages
 from .core import InputError, digest, file_digest, read_json
-from .data import SOURCES
+from .data import SOURCES, source_path, source_settings
 from .models import RECIPES, ROLES
 from .scorers import SCORERS, check_spec
 
@@ -270,9 +270,7 @@ def _arguments(source: str) -> set[str]:
         raise InputError(f"unknown data source {source!r}; give KIND:WHERE with one of the kinds {', '.join(SOURCES)}")
     if kind == "babel" and where not in babel.KINDS:
         raise InputError(f"babel has no data kind {where!r}{closest(where, babel.KINDS)}; it has {', '.join(babel.KINDS)}")
-    functions = {"babel": [babel.KINDS.get(where)] + [babel.sample_document] * (where == "corpus")}.get(kind, [])
-    names = {p.name for f in functions for p in inspect.signature(f).parameters.values() if p.kind is not p.VAR_KEYWORD}
-    return names - {"rng", "langs"} | ({"splits"} if kind == "paradetox" else set())
+    return source_settings(source)
 
 
 class Profile(Section):
@@ -450,7 +448,7 @@ def _anchor(value, folder: Path):
         return {k: _anchor(v, folder) for k, v in value.items()}
     if isinstance(value, list):
         return [_anchor(v, folder) for v in value]
-    if isinstance(value, str) and (m := re.match(r"((?:[a-z-]+:)?)(\.\.?/.*)", value)):
+    if isinstance(value, str) and (m := re.match(r"((?:[a-z-]+:(?:[a-z0-9]+@)?)?)(\.\.?/.*)", value)):
         return m[1] + str((folder / m[2]).resolve())
     return value
 
@@ -510,7 +508,7 @@ def _holds(raw, loc) -> bool:
 
 def source_paths(sources: list[str]) -> list[Path]:
     "The files and folders among data sources"
-    return [Path(where) for kind, _, where in (s.partition(":") for s in sources) if kind != "babel"]
+    return [path for path in map(source_path, sources) if path is not None]
 
 # %% ../nbs/40_profiles.ipynb #c021
 def variants(
