@@ -40,7 +40,7 @@ CLAIMS = {
     "L10": "A good part of the potential sources of toxicity are active before toxic text.",
     "L11": "A negative offset on the toxic neurons lowers toxicity in every language, a positive one raises it; random neurons do neither.",
     "L12": "The toxic neurons are active in every language before DPO, and less so after.",
-    "L13": "The better a language is aligned with English, the more its toxicity falls (r > 0, p < 0.01).",
+    "L13": "The better a language is aligned with English, the more its toxicity falls (r > 0, p < 0.05; in the paper p < 0.01).",
     "L14": "The languages whose toxicity falls least are those least aligned with English.",
     "B1": "Fine-tuning on neutral text in one language lowers toxicity in others, for some source languages.",
     "B2": "Indo-European source languages transfer more than others.",
