@@ -129,3 +129,16 @@ def test_real_sentences_pass_through_the_same_stages(desk, real_data):
     assert code == 0, out + err
     generations = pd.read_parquet(desk.folder / "runs/real/generations/mgpt/base.parquet")
     assert generations["lang"].nunique() == 17 and generations.groupby("lang")["prompt_id"].nunique().eq(200).all()
+
+
+def test_with_zero_steps_of_tuning_the_claims_do_not_hold(desk):
+    "Every stage runs, the tuned models write what the base model writes, and the report says that nothing was found"
+    (desk.folder / "zero.yaml").write_text(PROFILE.replace("name: tiny", "name: zero").replace("max_steps: 4", "max_steps: 0"))
+    code, out, err = desk.call("reproduce", "--profile", "zero.yaml", "--only", "li2024/fig1", "--only", "li2024/fig4")
+    assert code == 0, out + err
+    run = desk.folder / "runs/zero"
+    texts = {v: pd.read_parquet(run / f"generations/mgpt/{v}.parquet")["text"].tolist() for v in ("base", "dpo-0", "dpo-1")}
+    assert texts["dpo-0"] == texts["base"] == texts["dpo-1"]
+    verdicts = [v for name in ("fig1", "fig4") for v in json.loads((run / f"exhibits/li2024/{name}/exhibit.json").read_text())["verdicts"]]
+    assert {v["claim"] for v in verdicts} == {"L1", "L13", "L14"} and not any(v["holds"] for v in verdicts)
+    assert [v["holds"] for v in verdicts if v["claim"] == "L1"] == [False]

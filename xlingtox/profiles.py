@@ -398,6 +398,8 @@ def load_profile(
     files = _read_chain(profile_path(name_or_path))
     merged = {}
     for _, raw in reversed(files):
+        if isinstance(raw.get("models"), dict):  # the models that a profile names are all that it has
+            merged["models"] = {role: model for role, model in merged.get("models", {}).items() if role in raw["models"]}
         merged = _merge(merged, raw)
     try:
         profile = Profile(**_fill(merged, data, files))
