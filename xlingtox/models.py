@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from .core import InputError, assets, atomic_path, cache_dir, digest, read_json
+from .languages import LANGUAGES
 
 # %% ../nbs/05_models.ipynb #c005
 def registry() -> pd.DataFrame:
@@ -35,14 +36,14 @@ def _roles() -> dict[str, dict]:
 ROLES = _roles()
 
 # %% ../nbs/05_models.ipynb #c008
-_LLAMA = {"attention": ["q_proj", "k_proj", "v_proj", "o_proj"], "mlp": ["gate_proj", "up_proj", "down_proj"], "embeddings": ["embed_tokens"],
+_LLAMA_MODULES = {"attention": ["q_proj", "k_proj", "v_proj", "o_proj"], "mlp": ["gate_proj", "up_proj", "down_proj"], "embeddings": ["embed_tokens"],
           "head": ["lm_head"]}
 LORA_MODULES = {
     "gpt2": {"attention": ["attn.c_attn", "attn.c_proj"], "mlp": ["mlp.c_fc", "mlp.c_proj"], "embeddings": ["wte"], "head": ["lm_head"]},
     "bloom": {"attention": ["query_key_value", "self_attention.dense"], "mlp": ["dense_h_to_4h", "dense_4h_to_h"],
               "embeddings": ["word_embeddings"], "head": ["lm_head"]},
     "mt5": {"attention": ["q", "k", "v", "o"], "mlp": ["wi_0", "wi_1", "wo"], "embeddings": ["shared"], "head": ["lm_head"]},
-    **dict.fromkeys(["llama", "cohere", "cohere2", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"], _LLAMA),
+    **dict.fromkeys(["llama", "cohere", "cohere2", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"], _LLAMA_MODULES),
 }
 
 
@@ -62,12 +63,36 @@ def lora_modules(
 
 # %% ../nbs/05_models.ipynb #c010
 _GPT2 = {"n_layer": 4, "n_embd": 128, "n_head": 4, "n_positions": 128, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+_BLOOM = {"n_layer": 4, "hidden_size": 128, "n_head": 4, "hidden_dropout": 0.0, "attention_dropout": 0.0}
+_LLAMA = {"num_hidden_layers": 4, "hidden_size": 128, "intermediate_size": 352, "num_attention_heads": 4, "max_position_embeddings": 128}
+_COHERE = _LLAMA | {"logit_scale": 1.0}  # the published scale of 1/16 belongs to the published width
 _TRAINING = {"steps": 900, "batch_size": 24, "length": 96, "matrix_lr": 0.03, "lr": 0.02, "warmup": 40, "threads": 2, "tokenizer_texts": 700}
+_SHORTER = _TRAINING | {"steps": 500}
 _CORPUS = {"n": 60000}
 _MINI_GPT2 = {"model_type": "gpt2", "vocab_size": 6000, "config": _GPT2}
+
+
+def _shares(rest: float, **shares: float) -> dict[str, float]:
+    "A mixture of all languages: `rest` for those that are not named"
+    return dict.fromkeys(LANGUAGES.index, rest) | shares
+
+
+_LIKE_BLOOM = _shares(0.9, en=4, zh=3, fr=3, es=2.6, pt=2, ar=2, hi=1.5, id=1.5)
+_LIKE_LLAMA = _shares(1.1, en=10, hi=0.7, am=0.5)
+_LIKE_AYA = _shares(1.5, sv=0.7, am=0.5)
 RECIPES = {
     "mgpt": {**_MINI_GPT2, "training": {**_TRAINING, "seed": 0}, "corpus": {**_CORPUS, "seed": 0}},
     "judge": {**_MINI_GPT2, "training": {**_TRAINING, "steps": 400, "seed": 1}, "corpus": {**_CORPUS, "seed": 1}},
+    "bloom-1b7": {"model_type": "bloom", "vocab_size": 6000, "config": _BLOOM, "training": {**_SHORTER, "seed": 2},
+                  "corpus": {**_CORPUS, "seed": 2, "shares": _LIKE_BLOOM}},
+    "bloom-7b1": {"model_type": "bloom", "vocab_size": 6000, "config": _BLOOM | {"n_layer": 6, "hidden_size": 160, "n_head": 5},
+                  "training": {**_SHORTER, "seed": 3}, "corpus": {**_CORPUS, "seed": 3, "shares": _LIKE_BLOOM}},
+    "llama2-7b": {"model_type": "llama", "vocab_size": 6000, "config": _LLAMA, "training": {**_SHORTER, "seed": 4},
+                  "corpus": {**_CORPUS, "seed": 4, "shares": _LIKE_LLAMA}},
+    "llama3-8b": {"model_type": "llama", "vocab_size": 6000, "config": _LLAMA | {"num_key_value_heads": 2}, "training": {**_SHORTER, "seed": 5},
+                  "corpus": {**_CORPUS, "seed": 5, "shares": _LIKE_LLAMA}},
+    "aya-23-8b": {"model_type": "cohere", "vocab_size": 6000, "config": _COHERE, "training": {**_SHORTER, "seed": 6},
+                  "corpus": {**_CORPUS, "seed": 6, "shares": _LIKE_AYA}},
 }
 
 

@@ -98,7 +98,8 @@ def causal_loss(model, ids):
     targets = ids[:, 1:]
     keep = targets != model.config.pad_token_id
     hidden = model.base_model(ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, :-1]
-    return F.cross_entropy(model.get_output_embeddings()(hidden[keep]), targets[keep])
+    logits = model.get_output_embeddings()(hidden[keep]) * getattr(model.config, "logit_scale", 1.0)  # Cohere scales them
+    return F.cross_entropy(logits, targets[keep])
 
 # %% ../nbs/04_pretrain.ipynb #c014
 PART = 8  # rows
