@@ -89,5 +89,5 @@ def make_paper(folder: Path) -> Path:
     for name, code in STAGES.items():
         write_notebook(folder / f"stages/{name}.ipynb", f'stage = "{name}"', COMMON, code)
     for name in ("li2024/fig1", "li2024/fig4", "li2024/table2", "li2024/fig11"):  # the last where the profile has a sweep
-        write_notebook(folder / f"{name}.ipynb", f'stage = "{name}"', COMMON, EXHIBIT)
+        write_notebook(folder / f"{name}.ipynb", f'stage = globals().get("name", "{name}")', COMMON, EXHIBIT)
     return folder

@@ -125,7 +125,8 @@ def test_bad_input(base, prompts):
 MINE = """
 extends: mini
 name: mine
-models: {mgpt: null, bloom-7b1: {model: "%s", revision: null, seeds: [0], dtype: bfloat16}}
+models: {mgpt: null, bloom-1b7: null, bloom-7b1: {model: "%s", revision: null, seeds: [0], dtype: bfloat16, dpo: null}, llama2-7b: null, llama3-8b: null,
+         aya-23-8b: null}
 """
 
 

@@ -19,20 +19,15 @@ def mine(tmp_path):
     return load
 
 
-@pytest.mark.parametrize("name", ["mini", "mini-all"])
-def test_shipped_profiles_load(name, monkeypatch):
-    for role in profiles.ROLES:
-        monkeypatch.setitem(profiles.RECIPES, role, profiles.RECIPES["mgpt"])
-    profile = profiles.load_profile(name)
-    assert profile.name == name and len(profile.languages) == 17
+def test_the_default_profile_loads():
+    profile = profiles.load_profile("mini")
+    assert profile.name == "mini" and len(profile.languages) == 17
     assert profiles.Profile(**profile.model_dump(mode="json")) == profile, "what a run folder keeps is the same profile"
 
 
-def test_six_miniatures(monkeypatch):
+def test_six_miniatures():
     "What the paper tunes with QLoRA is tuned so, and the profile's own rate is not trained twice"
-    for role in profiles.ROLES:
-        monkeypatch.setitem(profiles.RECIPES, role, profiles.RECIPES["mgpt"])
-    profile = profiles.load_profile("mini-all")
+    profile = profiles.load_profile("mini")
     assert set(profile.models) == set(profiles.ROLES)
     for role, model in profiles.ROLES.items():
         assert {s["tuning"] for s in profiles.tuned(profile, role).values()} == {model["tuning"]}
@@ -106,17 +101,17 @@ def test_a_changed_data_file_is_noticed(tmp_path, mine):
     ({"models": {"mgpt": {"dpo": {"beta": -1}}}}, "mine.yaml: models.mgpt.dpo.beta: input should be greater than 0, not -1"),
     ({"models": {"mgpt": {"model": "mini:gmpt"}}}, r"models.mgpt.model: there is no miniature 'gmpt' \(did you mean mgpt\?\)"),
     ({"models": {"mgpt": {"model": "/no/such/folder"}}}, "models.mgpt.model: no such folder: /no/such/folder"),
-    ({"models": {"mgpt": {"variants": {"lr": {"dpo": {"learning_rat": [1]}}}}}},
-     r"models.mgpt.variants.lr.dpo.learning_rat is not a setting \(did you mean learning_rate\?\)"),
-    ({"models": {"mgpt": {"variants": {"lr": {"dpo": {"learning_rate": [1e-6, -1]}}}}}}, "variants.lr.dpo.learning_rate: input should be greater than 0"),
-    ({"models": {"mgpt": {"variants": {"lr": {"dpo": {"learning_rate": [1e-6, 1e-6]}}}}}}, "variants.lr.dpo.learning_rate: give different plain values"),
-    ({"models": {"mgpt": {"variants": {"lr": {"dpo": {"learning_rate": []}}}}}}, "variants.lr.dpo.learning_rate: give different plain values"),
-    ({"models": {"mgpt": {"variants": {"lr": {"dpo": {"learning_rate": [1, 2], "beta": [1, 2]}}}}}}, "variants.lr.dpo: learning_rate and beta have lists"),
+    ({"models": {"mgpt": {"variants": {"rate": {"dpo": {"learning_rat": [1]}}}}}},
+     r"models.mgpt.variants.rate.dpo.learning_rat is not a setting \(did you mean learning_rate\?\)"),
+    ({"models": {"mgpt": {"variants": {"rate": {"dpo": {"learning_rate": [1e-6, -1]}}}}}}, "variants.rate.dpo.learning_rate: input should be greater than 0"),
+    ({"models": {"mgpt": {"variants": {"rate": {"dpo": {"learning_rate": [1e-6, 1e-6]}}}}}}, "variants.rate.dpo.learning_rate: give different plain values"),
+    ({"models": {"mgpt": {"variants": {"rate": {"dpo": {"learning_rate": []}}}}}}, "variants.rate.dpo.learning_rate: give different plain values"),
+    ({"models": {"mgpt": {"variants": {"rate": {"dpo": {"learning_rate": [1, 2], "beta": [1, 2]}}}}}}, "variants.rate.dpo: beta and learning_rate have lists"),
     ({"models": {"mgpt": {"variants": {"dpo": {"dpo": {"beta": 1}}}}}}, "models.mgpt.variants.dpo: dpo is the name of the main model"),
     ({"models": {"mgpt": {"variants": {"q-lora": {"dpo": {"beta": 1}}}}}}, "models.mgpt.variants.q-lora"),
     ({"models": {"mgpt": {"variants": {"q": {"dpo": {"tuning": "prefix"}}}}}}, "variants.q.dpo.tuning: input should be 'full', 'lora' or 'qlora'"),
     ({"models": {"mgpt": {"variants": {"q": {"dpo": {"beta": 1}, "sedes": [1]}}}}}, "variants.q.sedes: is not a setting"),
-    ({"capability": {"tasks": ["facts"]}}, "mine.yaml: data: choice is missing"),
+    ({"data": {"choice": None}}, "mine.yaml: data: choice is missing"),
     ({"capability": {"tasks": []}}, "capability.tasks: list should have at least 1 item"),
     ({"judge": None}, "mine.yaml: judge: is missing"),
     ({"languages": ["en", "fi"]}, "mine.yaml: languages: xlingtox does not support fi; it supports am ar"),
@@ -129,7 +124,7 @@ def test_a_changed_data_file_is_noticed(tmp_path, mine):
     ({"data": {"prompts": {"source": "ftp:x"}}}, "data.prompts: unknown data source 'ftp:x'"),
     ({"data": {"prompts": {"source": "file:/no/p.csv", "n": None}}}, "mine.yaml: data.prompts.source: no such file or folder: /no/p.csv"),
     ({"data": {"multiway": None}}, "mine.yaml: data: multiway is missing"),
-    ({"scorer": "ngram:train"}, "mine.yaml: data: labelled is missing"),
+    ({"scorer": "ngram:train", "data": {"labelled": None}}, "mine.yaml: data: labelled is missing"),
     ({"scorer": "oracle"}, "mine.yaml: scorer: unknown scorer 'oracle'; give KIND:WHERE with one of the kinds lexicon, ngram"),
     ({"scorer": "lexicon:/no/words.csv"}, "scorer: no such file or folder: /no/words.csv"),
     ({"threads": {"bse": 1}}, r"threads: bse is not known \(did you mean base\?\)"),
@@ -159,7 +154,7 @@ def test_a_scorer_must_know_the_languages(tmp_path, mine):
     ("- 1\n- 2\n", "mine.yaml: expected keys and values such as `extends: mini`, found list"),
     ("", "mine.yaml: expected keys and values such as `extends: mini`, found NoneType"),
     ("extends: mine.yaml", "mine.yaml: extends itself"),
-    ("extends: nobody", "no profile named nobody; there are mini, mini-all, realtext"),
+    ("extends: nobody", "no profile named nobody; there are mini, realtext"),
 ])
 def test_files_that_are_no_profiles(tmp_path, text, message):
     (tmp_path / "mine.yaml").write_text(text)

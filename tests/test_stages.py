@@ -19,8 +19,8 @@ data:
   preference: {n: 60}
   multiway: {n: 6}
   labelled: {source: "babel:labelled", languages: [en, de, es, ru, zh, ko], n: 40}
-models:
-  mgpt: {model: ./model, seeds: [0, 1]}
+models: {mgpt: {model: ./model, seeds: [0, 1], variants: null}, bloom-1b7: null, bloom-7b1: null, llama2-7b: null, llama3-8b: null, aya-23-8b: null}
+capability: null
 judge: {model: ./model}
 dpo: {max_steps: 4, batch_size: 8, eval_steps: 2, eval_share: 0.1}
 generation: {k: 3, max_new_tokens: 6}

@@ -108,6 +108,30 @@ def test_further_variants_rerun_alone(desk):
     assert code == 0 and "1e-06" not in out and "dpo mgpt/lr-2e-06-0" in out
 
 
+def test_the_first_model_comes_first(fresh):
+    "Tables of several models are made of the first alone, before another is touched, and again when all are there"
+    profile = fresh.folder / "paper/profiles/mini.yaml"
+    profile.write_text(profile.read_text().replace("seeds: [0]}", "seeds: [0]}\n  bloom-1b7: {model: \"mini:mgpt\"}"))
+    code, out, err = fresh.call("reproduce", "--jobs", "2")
+    assert (code, err) == (0, ""), out + err
+    ran = fresh.ran()
+    first = ran[:next(i for i, job in enumerate(ran) if "bloom-1b7" in job)]
+    assert {"li2024/fig1", "li2024/fig4", "li2024/table2"} <= set(first) and {"li2024/fig5", "li2024/fig13"} <= set(ran) - set(first)
+    assert {job for job in ran if ran.count(job) > 1} == {"li2024/table2"} and ran.index("metrics bloom-1b7") < len(ran) - 1 - ran[::-1].index("li2024/table2")
+    assert "notebooks to run first, for li2024/fig1 li2024/fig4 li2024/table2 in runs/mini" in out and out.count("Report") == 2
+    assert out.splitlines()[-1].startswith(f"{len(ran)} notebooks in")
+    code, out, _ = fresh.call("reproduce")
+    assert code == 0 and out.startswith("nothing to do: 5 exhibits") and fresh.ran() == ran
+
+
+def test_a_failure_in_the_first_pass_is_tried_again_and_counted_once(fresh):
+    profile = fresh.folder / "paper/profiles/mini.yaml"
+    profile.write_text(profile.read_text().replace("seeds: [0]}", "seeds: [0]}\n  bloom-1b7: {model: \"mini:mgpt\"}"))
+    code, out, _ = fresh.call("reproduce", FAIL_JOB="retrieval mgpt")
+    assert code == 1 and out.splitlines()[-1].startswith("failed: retrieval mgpt; ") and "Report so far" not in out
+    assert fresh.ran().count("retrieval mgpt") == 2 and "li2024/fig13" in fresh.ran()
+
+
 def test_a_dry_run_writes_nothing(desk, fresh):
     def files():
         return {p: p.stat().st_mtime_ns for p in desk.run.rglob("*") if p.is_file() and ".snakemake" not in p.parts}
