@@ -125,12 +125,12 @@ def test_bad_input(base, prompts):
 MINE = """
 extends: mini
 name: mine
-models: {mgpt: null, bloom-7b1: {model: "%s", revision: null, seeds: [0], dtype: bfloat16}}
+models: {mgpt: null, bloom-7b1: {model: BASE, revision: null, seeds: [0], dtype: bfloat16}}
 """
 
 
 def profile(tmp_path, base, more=""):
-    (tmp_path / "mine.yaml").write_text(MINE % base + more)
+    (tmp_path / "mine.yaml").write_text(MINE.replace("BASE", base) + more)
     return profiles.load_profile(tmp_path / "mine.yaml")
 
 
@@ -159,9 +159,9 @@ extends: mini
 dpo: {tuning: lora, lora: {dropout: 0.0, alpha: 8}}
 models:
   mgpt: {dpo: {lora: {r: 8}}, seeds: [0], variants: {q: {dpo: {tuning: qlora, lora: {r: 4}}}, r: {dpo: {learning_rate: [1.0e-4, 1.0e-3]}}}}
-  bloom-7b1: {model: "%s", dpo: {tuning: full}, seeds: [0]}
-""" % base
-    (tmp_path / "mine.yaml").write_text(text)
+  bloom-7b1: {model: BASE, dpo: {tuning: full}, seeds: [0]}
+"""
+    (tmp_path / "mine.yaml").write_text(text.replace("BASE", base))
     mine = profiles.load_profile(tmp_path / "mine.yaml")
     found = {v: (s["tuning"], s["lora"]["r"], s["lora"]["alpha"], s["lora"]["dropout"])
              for g in ("dpo", "q", "r") for v, s in profiles.tuned(mine, "mgpt", g).items()}

@@ -48,7 +48,8 @@ def li2024_exhibits():
 def test_a_stage_sees_only_its_variant(mine):
     def digests(**settings):
         profile = mine(models={"mgpt": {"seeds": [0], "variants": {"lr": {"dpo": {"learning_rate": [1e-6, 5e-6]}}, "qlora": {"dpo": settings}}}})
-        return {v: profiles.settings_digest(profile, "dpo", "mgpt", v) for g in profiles.groups(profile.models["mgpt"]) for v in profiles.tuned(profile, "mgpt", g)}
+        variants = [v for g in profiles.groups(profile.models["mgpt"]) for v in profiles.tuned(profile, "mgpt", g)]
+        return {v: profiles.settings_digest(profile, "dpo", "mgpt", v) for v in variants}
     one, other = digests(tuning="qlora"), digests(tuning="qlora", lora={"r": 8})
     assert list(one) == ["dpo-0", "lr-1e-06-0", "lr-5e-06-0", "qlora-0"] and len(set(one.values())) == 4
     assert [v for v in one if one[v] != other[v]] == ["qlora-0"]

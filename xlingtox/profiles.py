@@ -14,7 +14,6 @@ __all__ = ['STAGES', 'SCHEMA', 'LANGUAGE_SETS', 'Codes', 'Sources', 'Spec', 'Dty
 # %% ../nbs/40_profiles.ipynb #c002
 import difflib
 import importlib.util
-import inspect
 import os
 import re
 from pathlib import Path
