@@ -146,7 +146,7 @@ def test_tuning_in_a_profile(tmp_path, base):
                != profiles.settings_digest(wider, s, "bloom-7b1", "dpo-0")]
     assert changed == ["dpo"]
     for slip, answer in [("dpo: {lora: {rank: 8}}", "dpo.lora.rank: is not a setting; dpo.lora takes r, alpha"),
-                         ("accelerate: dpp", "no configuration dpp .did you mean ddp.. there are ddp, fsdp"),
+                         ("accelerate: dpp", r"no configuration dpp \(did you mean ddp\?\); there are ddp, fsdp"),
                          ("generation: {backend: vlm}", "generation.backend")]:
         with pytest.raises(InputError, match=answer):
             profile(tmp_path, base, slip)
