@@ -4,6 +4,8 @@
 billion for the larger models. Each row counts tokens a second and the peak memory; the generation rows are set beside plain `generate`. Nothing is
 downloaded: the weights are random, so the texts mean nothing and only the speed does.
 """
+import functools
+import gc
 import sys
 import tempfile
 import time
@@ -39,6 +41,7 @@ def measured(work):
     "Seconds and peak memory (GB) of a piece of work on the GPU"
     import torch
 
+    gc.collect()  # a trainer holds itself in a circle
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     torch.cuda.synchronize()
@@ -52,15 +55,19 @@ def tuning(title, folder, how):
     "Tokens a second of training steps with the paper's settings: the time of 3 x STEPS steps less that of STEPS"
     from xlingtox import babel, dpo, models
 
-    pairs = babel.preference(200)
-    seconds = {}
-    for steps in (STEPS, 3 * STEPS):
-        model, tokenizer = models.load(folder, dtype="auto", quantise=how == "qlora")
-        precision = "float16" if how == "full" else "bfloat16"
+    pairs, seconds = babel.preference(200), {}
+    precision = "float16" if how == "full" else "bfloat16"
+
+    def steps_of(model, tokenizer, steps):
         settings = {"tuning": how, "precision": precision, "max_steps": steps, "warmup_steps": 0, "eval_steps": steps, "early_stopping": False}
         with tempfile.TemporaryDirectory() as out:
-            seconds[steps], memory = measured(lambda: dpo.tune(model, tokenizer, pairs, Path(out) / "tuned", **settings, **PAIRS[how]))  # noqa: B023
-        del model
+            dpo.tune(model, tokenizer, pairs, Path(out) / "tuned", **settings, **PAIRS[how])
+
+    for steps in (STEPS, 3 * STEPS):
+        loaded = models.load(folder, dtype="auto", quantise=how == "qlora")
+        seconds[steps], memory = measured(functools.partial(steps_of, *loaded, steps))
+        tokenizer = loaded[1]
+        del loaded
     train, _ = dpo.split_pairs(pairs)
     ids = tokenizer((train["prompt"] + train["chosen"]).tolist() + (train["prompt"] + train["rejected"]).tolist())["input_ids"]
     per_step = (seconds[3 * STEPS] - seconds[STEPS]) / (2 * STEPS)

@@ -7,13 +7,17 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-ARCHITECTURES = {
+_LLAMA = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
+_GEMMA = _LLAMA | {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8}
+ARCHITECTURES = {  # those of the papers, and beyond them Qwen and Gemma
     "gpt2": {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 128},
     "bloom": {"n_layer": 2, "hidden_size": 32, "n_head": 2},
-    "llama": {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1},
-    "cohere": {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2},
-    **{name: {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
-       for name in ("qwen2", "qwen3", "gemma2", "gemma3_text")},
+    "llama": _LLAMA,
+    "cohere": _LLAMA | {"num_key_value_heads": 2},
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA | {"head_dim": 16},
+    "gemma2": _GEMMA | {"final_logit_softcapping": 5.0},
+    "gemma3_text": _GEMMA | {"layer_types": ["sliding_attention", "full_attention"]},
     "mt5": {"num_layers": 2, "num_decoder_layers": 2, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_heads": 2, "decoder_start_token_id": 0},
 }
 

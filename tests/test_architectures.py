@@ -5,20 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import ARCHITECTURES
 
 from xlingtox import babel, dpo, generation, models, perplexity, retrieval
 from xlingtox.core import InputError
 
-_LLAMA = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
-BEYOND = {  # the papers
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA | {"head_dim": 16},
-    "gemma2": _LLAMA | {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8, "final_logit_softcapping": 5.0},
-    "gemma3_text": _LLAMA | {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
-}
-for name, config in BEYOND.items():
-    ARCHITECTURES.setdefault(name, config)
+BEYOND = ["qwen2", "qwen3", "gemma2", "gemma3_text"]
 PAPERS = ["gpt2", "bloom", "llama", "cohere"]
 CAUSAL = [*PAPERS, *BEYOND]
 slow = lambda names: [pytest.param(n, marks=pytest.mark.slow) for n in names]  # noqa: E731

@@ -125,32 +125,48 @@ def test_bad_input(base, prompts):
 MINE = """
 extends: mini
 name: mine
-models: {mgpt: null, bloom-1b7: null, bloom-7b1: {model: "%s", revision: null, seeds: [0], dtype: bfloat16, dpo: null}, llama2-7b: null, llama3-8b: null,
-         aya-23-8b: null}
+models: {mgpt: null, bloom-7b1: {model: BASE, revision: null, seeds: [0], dtype: bfloat16}}
 """
 
 
 def profile(tmp_path, base, more=""):
-    (tmp_path / "mine.yaml").write_text(MINE % base + more)
+    (tmp_path / "mine.yaml").write_text(MINE.replace("BASE", base) + more)
     return profiles.load_profile(tmp_path / "mine.yaml")
 
 
 def test_tuning_in_a_profile(tmp_path, base):
-    "A role's tuning is the published one except in a miniature; the adapter's settings belong to the stage that tunes, and to no full tuning"
-    mini, mine = profiles.load_profile("mini"), profile(tmp_path, base, "lora: {r: 8}")
-    assert mini.models["mgpt"].tuning == "full" and mine.models["bloom-7b1"].tuning == "qlora"
+    "How a model is tuned is the published way except in a miniature; the adapter's settings belong to the stage that tunes, and to no full tuning"
+    mini, mine = profiles.load_profile("mini"), profile(tmp_path, base, "dpo: {lora: {r: 8}}")
     settings = profiles.stage_settings(mine, "dpo", "bloom-7b1", "dpo-0")
-    assert settings["tuning"] == "qlora" and settings["lora"] == dpo.LORA | {"r": 8}
-    assert "lora" not in profiles.stage_settings(mini, "dpo", "mgpt", "dpo-0")
+    assert settings["tuning"] == "qlora" and settings["lora"] == dpo.LORA | {"r": 8} and settings["accelerate"] is None
+    assert profiles.stage_settings(mini, "dpo", "mgpt", "dpo-0")["tuning"] == "full" and "lora" not in profiles.stage_settings(mini, "dpo", "mgpt", "dpo-0")
     assert profiles.stage_settings(mine, "base", "bloom-7b1")["dtype"] == "bfloat16"
-    wider = profiles.Profile(**mine.model_dump() | {"lora": {"r": 16}})
+    wider = profile(tmp_path, base, "dpo: {lora: {r: 16}}")
     changed = [s for s in ("base", "dpo", "generate") if profiles.settings_digest(mine, s, "bloom-7b1", "dpo-0")
                != profiles.settings_digest(wider, s, "bloom-7b1", "dpo-0")]
     assert changed == ["dpo"]
-    for slip, answer in [("lora: {rank: 8}", "did you mean|lora"), ("accelerate: dpp", "no configuration dpp .did you mean ddp.. there are ddp, fsdp"),
+    for slip, answer in [("dpo: {lora: {rank: 8}}", "dpo.lora.rank: is not a setting; dpo.lora takes r, alpha"),
+                         ("accelerate: dpp", r"no configuration dpp \(did you mean ddp\?\); there are ddp, fsdp"),
                          ("generation: {backend: vlm}", "generation.backend")]:
         with pytest.raises(InputError, match=answer):
             profile(tmp_path, base, slip)
+
+
+def test_what_a_model_changes_lies_on_the_common_settings(tmp_path, base):
+    "A model's adapter keeps what the section dpo says and it does not; a variant stands on the model; `dpo.tuning` holds for all that do not say otherwise"
+    text = """
+extends: mini
+dpo: {tuning: lora, lora: {dropout: 0.0, alpha: 8}}
+models:
+  mgpt: {dpo: {lora: {r: 8}}, seeds: [0], variants: {q: {dpo: {tuning: qlora, lora: {r: 4}}}, r: {dpo: {learning_rate: [1.0e-4, 1.0e-3]}}}}
+  bloom-7b1: {model: BASE, dpo: {tuning: full}, seeds: [0]}
+"""
+    (tmp_path / "mine.yaml").write_text(text.replace("BASE", base))
+    mine = profiles.load_profile(tmp_path / "mine.yaml")
+    found = {v: (s["tuning"], s["lora"]["r"], s["lora"]["alpha"], s["lora"]["dropout"])
+             for g in ("dpo", "q", "r") for v, s in profiles.tuned(mine, "mgpt", g).items()}
+    assert found == {"dpo-0": ("lora", 8, 8, 0.0), "q-0": ("qlora", 4, 8, 0.0), "r-0.0001-0": ("lora", 8, 8, 0.0), "r-0.001-0": ("lora", 8, 8, 0.0)}
+    assert profiles.tuned(mine, "bloom-7b1")["dpo-0"]["tuning"] == "full"
 
 
 def test_ready_configurations_are_accelerates():
@@ -170,8 +186,8 @@ def run(tmp_path, base):
         folder = tmp_path / f"run-{accelerate is not None}"
         settings = {"learning_rate": 1e-3, "max_steps": 4, "batch_size": 4, "warmup_steps": 0, "eval_steps": 2, **dpo_settings}
         mini = profiles.load_profile("mini").model_dump(mode="json")
-        mine = mini | {"models": {"bloom-7b1": {"model": base, "tuning": "lora"}}, "lora": {"r": 4, "dropout": 0.0}, "dpo": settings,
-                       "accelerate": accelerate}
+        settings |= {"tuning": "lora", "lora": {"r": 4, "dropout": 0.0}}
+        mine = mini | {"models": {"bloom-7b1": {"model": base}}, "dpo": settings, "accelerate": accelerate}
         write_json(profiles.Profile(**mine).model_dump(mode="json"), folder / "profile.json")
         write_table(babel.preference(60), folder / "data/preference.parquet")
         (folder / "models/bloom-7b1").mkdir(parents=True)

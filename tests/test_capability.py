@@ -4,6 +4,7 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
+from conftest import ARCHITECTURES
 
 from xlingtox import babel, capability, profiles
 from xlingtox.core import InputError
@@ -11,7 +12,7 @@ from xlingtox.core import InputError
 HARNESS = importlib.util.find_spec("lm_eval") is not None
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "bloom", "llama", "cohere"])
+@pytest.mark.parametrize("architecture", [a for a in ARCHITECTURES if a != "mt5"])
 def test_log_likelihood_is_the_sum_over_tokens(toy_model, toy_tokenizer, architecture):
     model, texts = toy_model(architecture), ["you are good.", "the cat is small. the dog is big.", "a"]
     start = toy_tokenizer.bos_token_id if toy_tokenizer.bos_token_id is not None else toy_tokenizer.eos_token_id

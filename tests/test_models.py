@@ -1,5 +1,6 @@
 """The registry, adapters that stand on other models, and each way in which a model may refuse to be loaded."""
 import http.server
+import importlib.util
 import json
 import os
 import shutil
@@ -109,7 +110,8 @@ def test_other_bad_input(base, monkeypatch):
         tune(base, base.parent / "x", precision="float16")
     with pytest.raises(InputError, match="cannot merge an adapter into .* in 4 bits"):
         models.load(str(base.parent / "dpo-0"), quantise=True, merge=True)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, f=__import__("importlib.util").util.find_spec: None if name == "bitsandbytes" else f(name))
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "bitsandbytes" else find(name))
     with pytest.raises(InputError, match=r"in 4 bits: that needs bitsandbytes \(pip install bitsandbytes\)"):
         models.load(str(base), quantise=True)
     assert not (base.parent / "x").exists()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import ARCHITECTURES
 
-from xlingtox import sites
+from xlingtox import models, sites
 from xlingtox.core import InputError
 from xlingtox.sites import check_sites, mlp_sites, random_sites
 
@@ -51,6 +51,20 @@ def test_a_neuron_moves_the_output_along_its_value_vector(architecture, toy_mode
     one = torch.zeros(site.n_neurons)
     one[3] = 1.0
     torch.testing.assert_close(outputs(one) - outputs(torch.zeros(site.n_neurons)), site.values[3].expand(1, 3, 32), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", sorted({*sites.ARCHITECTURES, *models.LORA_MODULES}))
+def test_every_row_of_the_tables_fits_its_class(architecture):
+    "Those that are not among the toys are made without weights: the names of value vectors and of an adapter's groups are there"
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    sizes = ARCHITECTURES.get(architecture, ARCHITECTURES["llama"])
+    config = AutoConfig.for_model(architecture, **({"text_config": sizes} if architecture == "gemma3" else sizes))
+    with torch.device("meta"):
+        model = (AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM).from_config(config)
+    assert len(mlp_sites(model)) == 2 and all(site.keys.shape == site.values.shape == (site.n_neurons, 32) for site in mlp_sites(model))
+    groups = models.LORA_MODULES.get(architecture, {})
+    assert len(models.lora_modules(model, [*groups])) == len(sum(groups.values(), []))
 
 
 def test_the_decoder_of_an_encoder_decoder_is_meant(toy_model):

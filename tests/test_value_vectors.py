@@ -9,8 +9,17 @@ from xlingtox import babel
 from xlingtox.core import InputError
 from xlingtox.probe import Probe
 from xlingtox.sites import mlp_sites
-from xlingtox.value_vectors import (describe_tokens, multilinguality, precision_recall, probe_cosines, token_languages, token_script, token_toxicity,
-                                    top_tokens, truly_toxic)
+from xlingtox.value_vectors import (
+    describe_tokens,
+    multilinguality,
+    precision_recall,
+    probe_cosines,
+    token_languages,
+    token_script,
+    token_toxicity,
+    top_tokens,
+    truly_toxic,
+)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -187,7 +187,8 @@ def tune(
         eval_strategy="steps", eval_steps=eval_steps, save_strategy="steps", save_steps=eval_steps, save_total_limit=2,
         load_best_model_at_end=early_stopping, metric_for_best_model="eval_loss", greater_is_better=False,
         logging_steps=eval_steps, report_to=[],
-        use_cpu=cpu, bf16=precision == "bfloat16", fp16=precision == "float16", gradient_checkpointing=not cpu, disable_tqdm=not progress, dataloader_pin_memory=not cpu,
+        use_cpu=cpu, bf16=precision == "bfloat16", fp16=precision == "float16", gradient_checkpointing=not cpu,
+        disable_tqdm=not progress, dataloader_pin_memory=not cpu,
     )
     with args.main_process_first(local=False):
         if (work / "job.json").exists() and read_json(work / "job.json") != job:

@@ -121,7 +121,8 @@ def mini_folder(
 # %% ../nbs/05_models.ipynb #c012
 _PICKLE = "has no safetensors weights; a pickle checkpoint is only read with allow_pickle=True"
 _PROBLEMS = [  # what a loading error says, and what that means; the first that fits
-    (("trying to access a gated repo", "cannot access gated repo", "awaiting a review"), "is gated: ask for access at https://huggingface.co/{name} and set HF_TOKEN to your key"),
+    (("trying to access a gated repo", "cannot access gated repo", "awaiting a review"),
+     "is gated: ask for access at https://huggingface.co/{name} and set HF_TOKEN to your key"),
     (("custom code", "trust_remote_code", "allow custom code"), "brings its own Python code, which is only run with allow_remote_code=True"),
     (("safetensors",), _PICKLE),
     (("couldn't connect", "offline mode", "cannot find the requested files in the disk cache", "local_files_only"),

@@ -14,7 +14,6 @@ __all__ = ['STAGES', 'SCHEMA', 'LANGUAGE_SETS', 'Codes', 'Sources', 'Spec', 'Dty
 # %% ../nbs/40_profiles.ipynb #c002
 import difflib
 import importlib.util
-import inspect
 import os
 import re
 from pathlib import Path
@@ -325,11 +324,9 @@ class Profile(Section):
         if 0 in self.intervention.offsets or len(set(self.intervention.offsets)) < len(self.intervention.offsets):
             raise InputError(f"intervention.offsets: {self.intervention.offsets}: each must be another number, and none 0, which is always run")
         for role, model in self.models.items():
-            if self.dpo.tuning is None and "tuning" not in model.dpo:
-                model.dpo = model.dpo | {"tuning": "full" if model.model.startswith("mini:") else ROLES[role]["tuning"]}
-            _check_dpo(self.dpo, model.dpo, f"models.{role}.dpo")
+            _check_dpo(self.dpo, role, model, {}, f"models.{role}.dpo")
             for name, more in model.variants.items():
-                _check_variants(self.dpo, model, more, name, f"models.{role}.variants.{name}")
+                _check_variants(self.dpo, role, model, more, name, f"models.{role}.variants.{name}")
         for spec in (self.scorer, *self.agreement):
             check_scorer(spec, self.languages)
         if self.capability and set(self.capability.tasks) - {"facts"} and not importlib.util.find_spec("lm_eval"):
@@ -348,18 +345,27 @@ def accelerate_file(name: str) -> Path:
     return file
 
 
-def _check_dpo(common: Dpo, over: dict, where: str):
+def _dpo_settings(common: Dpo, role: str, model: Model, more: dict) -> dict:
+    "The section `dpo`, on it what the model changes, and on that what `more` changes; a tuning that nobody names is the published one"
+    settings = Dpo(**_merge(_merge(common.model_dump(), model.dpo), more)).model_dump()
+    published = "full" if model.model.startswith("mini:") else ROLES[role]["tuning"]
+    return settings | {"tuning": settings["tuning"] or published}
+
+
+def _check_dpo(common: Dpo, role: str, model: Model, more: dict, where: str):
     "Settings that differ from the section `dpo` must be known and have a fitting value"
-    for key in over:
-        if key not in Dpo.model_fields:
-            raise InputError(f"{where}.{key} is not a setting{closest(key, Dpo.model_fields)}")
     try:
-        Dpo(**{**common.model_dump(), **over})
-    except ValidationError as e:
-        raise InputError(f"{where}.{e.errors()[0]['loc'][0]}: {_problem(e.errors()[0])}") from None
+        _dpo_settings(common, role, model, more)
+    except ValidationError as error:
+        e = error.errors()[0]
+        key = ".".join(map(str, e["loc"]))
+        if e["type"] == "extra_forbidden":
+            section = Lora if e["loc"][0] == "lora" and len(e["loc"]) > 1 else Dpo
+            raise InputError(f"{where}.{key} is not a setting{closest(e['loc'][-1], section.model_fields)}") from None
+        raise InputError(f"{where}.{key}: {_problem(e)}") from None
 
 
-def _check_variants(common: Dpo, model: Model, more: Variants, name: str, where: str):
+def _check_variants(common: Dpo, role: str, model: Model, more: Variants, name: str, where: str):
     "The name must be free, at most one setting may have a list of values, and each value must fit"
     if name in ("base", "dpo"):
         raise InputError(f"{where}: {name} is the name of the {'untuned' if name == 'base' else 'main'} model; give another")
@@ -371,7 +377,7 @@ def _check_variants(common: Dpo, model: Model, more: Variants, name: str, where:
         if not values or len(set(map(_short, values))) < len(values) or not all(re.fullmatch(r"[A-Za-z0-9.+-]+", _short(v)) for v in values):
             raise InputError(f"{where}.dpo.{key}: give different plain values, not {values!r}")
     for value in more.dpo[lists[0]] if lists else [None]:
-        _check_dpo(common, model.dpo | more.dpo | dict.fromkeys(lists, value), f"{where}.dpo")
+        _check_dpo(common, role, model, more.dpo | dict.fromkeys(lists, value), f"{where}.dpo")
 
 
 def _short(value) -> str:
@@ -527,13 +533,13 @@ def tuned(
 ) -> dict[str, dict]:
     "The tuned models of a group: variant -> all its settings, `seed` among them"
     model = profile.models[role]
-    main = profile.dpo.model_dump() | model.dpo
     if group == "dpo":
-        return {f"dpo-{seed}": Dpo(**main).model_dump() | {"seed": seed} for seed in model.seeds}
+        main = _dpo_settings(profile.dpo, role, model, {})
+        return {f"dpo-{seed}": main | {"seed": seed} for seed in model.seeds}
     more, known, found = model.variants[group], tuned(profile, role), {}
     swept = next((key for key, value in more.dpo.items() if isinstance(value, list)), None)
     for value in more.dpo[swept] if swept else [None]:
-        settings = Dpo(**main | more.dpo | ({swept: value} if swept else {})).model_dump()
+        settings = _dpo_settings(profile.dpo, role, model, more.dpo | ({swept: value} if swept else {}))
         name = f"{group}-{_short(settings[swept])}" if swept else group
         found |= {f"{name}-{seed}": settings | {"seed": seed} for seed in more.seeds if settings | {"seed": seed} not in known.values()}
     return found
