@@ -290,7 +290,7 @@ def test_bad_pairs(hub, tmp_path):
         (lambda: data.load(f"hf:{write_hub(tmp_path / 'other', {'en': rows['en'].rename(columns={'toxic': 'bad'})})}", "parallel"),
          "split en: lacks the columns toxic_sentence; it has bad, neutral_sentence"),
         (lambda: data.load(f"hf:{write_hub(tmp_path / 'train', {'train': rows['en']})}", "parallel"), "has no split named after a language"),
-        (lambda: data.load(f"hf:{write_folder(tmp_path / 'none', {'a.txt.bak': 'x'})}", "parallel"), "not a data set in the form of the hub"),
+        (lambda: data.load(f"hf:{write_folder(tmp_path / 'none', {'a.bin': 'x'})}", "parallel"), "not a data set in the form of the hub"),
     ]:
         with pytest.raises(InputError, match=message) as e:
             call()
