@@ -165,7 +165,7 @@ def test_get_says_what_to_do(server, tmp_path):
 
 def test_real_files_are_the_released_ones(real_data):
     for folder, source, n in [("parallel_prompts", "parallel-prompts:", 17), ("paradetox_splits", "paradetox:", 36),
-                              ("hate_corpora", "hate:davidson2017@", 2), ("hate_corpora", "hate:ibrohim2019@", 2)]:
+                              ("hate_corpora", "hate:davidson2017@", 1), ("hate_corpora", "hate:ibrohim2019@", 1)]:
         assert catalogue.check(f"{source}{real_data}/{folder}")[1][1] == f"{n} of {n} files are the released ones"
 
 
@@ -196,6 +196,8 @@ def test_check(tmp_path):
     (("generate", "--model", "m", "--prompts", "p.csv", "--out", "./p.csv"), "--out p.csv: is the file that is read"),
     (("retrieval", "--model", "m", "--texts", "parallel-prompts:.", "--out", "r.csv"), ".: holds no dpo_toxicity_pairwise"),
     (("retrieval", "--model", "m", "--texts", "p.csv", "--source", "de", "--out", "folder.csv"), "--out folder.csv: is a folder"),
+    (("retrieval", "--model", "m", "--texts", "p.csv", "--source", "de", "--out", "r.csv"), "p.csv: has nothing in de, the language that is searched"),
+    (("retrieval", "--model", "m", "--texts", "broken.jsonl", "--out", "r.csv"), "broken.jsonl, line 2"),
 ])
 def test_bad_input(tmp_path, arguments, message):
     import zipfile
@@ -232,14 +234,30 @@ def test_texts_that_are_too_long(model, tmp_path):
         assert (code, out) == (2, "") and re.search(r"text de b has \d+ tokens.*context of 128; --skip-long leaves out the 1 texts", err), err
         assert not (tmp_path / "out.csv").exists()
         code, out, err = xlingtox(*arguments, "--skip-long", cwd=tmp_path)
-        assert code == 0 and "2 of 6 texts are left out: 1 exceed" in err
-        df = pd.read_csv(tmp_path / "out.csv")
-        assert set(df["prompt_id"]) == {"a", "c"} if "prompt_id" in df else set(df["lang"]) == {"de"}
+        df, alone = pd.read_csv(tmp_path / "out.csv"), command[0] == "generate"
+        assert code == 0 and f"{1 if alone else 2} of 6 texts are left out: 1 exceed the model's context of 128" in err
+        if alone:
+            assert df.groupby("lang")["prompt_id"].agg(set).to_dict() == {"de": {"a", "c"}, "en": {"a", "b", "c"}}
+        else:
+            assert set(df["lang"]) == {"de"} and df["accuracy"].between(0, 1).all()
         (tmp_path / "out.csv").unlink()
 
 
-@pytest.mark.parametrize("source, rows, retrieval", [("parallel-prompts:{}/parallel_prompts", 3400, True), ("paradetox:{}/paradetox_splits", 7200, False)])
-def test_real_texts_go_through(model, real_data, tmp_path, source, rows, retrieval):
+def test_pairs_are_searched_within_their_language(model, tmp_path):
+    pairs = [(f"p{i}", lang, "train", f"{word} {i}", f"{word} {i}") for lang, word in (("de", "Lügner"), ("en", "liar")) for i in range(4)]
+    df = pd.DataFrame(pairs, columns=["id", "lang", "split", "toxic", "neutral"])
+    df.loc[df["lang"] == "en", "neutral"] = ["liar 1", "liar 0", "liar 3", "liar 2"]  # exchanged, so that none is found
+    df.to_csv(tmp_path / "pairs.csv", index=False)
+    code, _, err = xlingtox("retrieval", "--model", model, "--texts", "pairs.csv", "--out", "r.csv", cwd=tmp_path)
+    assert code == 0, err[-2000:]
+    found = pd.read_csv(tmp_path / "r.csv").set_index(["lang", "layer"])
+    assert (found.loc["de"] == 1).all(None) and (found.loc["en", "accuracy"] == 0).all() and len(found) == 2 * 4
+    code, _, err = xlingtox("retrieval", "--model", model, "--texts", "pairs.csv", "--lang", "de", "--out", "d.csv", cwd=tmp_path)
+    assert code == 0 and set(pd.read_csv(tmp_path / "d.csv")["lang"]) == {"de"}, err[-2000:]
+
+
+@pytest.mark.parametrize("source, rows, n_lang", [("parallel-prompts:{}/parallel_prompts", 3400, 16), ("paradetox:{}/paradetox_splits", 7200, 9)])
+def test_real_texts_go_through(model, real_data, tmp_path, source, rows, n_lang):
     source = source.format(real_data)
     code, _, err = xlingtox("generate", "--model", model, "--prompts", source, "--k", 1, "--skip-long", "--out", "g.parquet", cwd=tmp_path)
     assert code == 0, err[-2000:]
@@ -250,7 +268,6 @@ def test_real_texts_go_through(model, real_data, tmp_path, source, rows, retriev
     assert xlingtox("score", "--in", "g.parquet", "--scorer", "lexicon:babel", "--out", "s.parquet", cwd=tmp_path, **cache) == (0, "", "")
     code, out, _ = xlingtox("metrics", "--in", "s.parquet", "--json", cwd=tmp_path)
     assert code == 0 and {row["lang"] for row in json.loads(out)} == set(pd.read_parquet(tmp_path / "g.parquet")["lang"])
-    if retrieval:
-        code, _, err = xlingtox("retrieval", "--model", model, "--texts", source, "--skip-long", "--out", "r.csv", cwd=tmp_path)
-        table = pd.read_csv(tmp_path / "r.csv")
-        assert code == 0 and len(table) == 16 * 4 and table["accuracy"].between(0, 1).all() and table["cosine"].between(-1, 1).all()
+    code, _, err = xlingtox("retrieval", "--model", model, "--texts", source, "--skip-long", "--out", "r.csv", cwd=tmp_path)
+    table = pd.read_csv(tmp_path / "r.csv")
+    assert code == 0 and len(table) == n_lang * 4 and table["accuracy"].between(0, 1).all() and table["cosine"].between(-1, 1).all()

@@ -6,11 +6,13 @@ Docs: https://xlingtox.github.io/xlingtox/catalogue.html.md"""
 
 # %% auto #0
 __all__ = ['SCHEMA_OF', 'registry', 'data_set', 'released_files', 'DownloadError', 'checksum_of', 'is_released', 'download',
-           'get', 'schema_of', 'check']
+           'get', 'schema_of', 'check', 'compare_released', 'veil', 'first_rows']
 
 # %% ../nbs/03b_catalogue.ipynb #c002
 import hashlib
 import os
+import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +22,7 @@ from .core import InputError, assets
 
 # %% ../nbs/03b_catalogue.ipynb #c005
 def registry() -> pd.DataFrame:
-    "Every data set by its name: title, schema, source, rows, licence, page, base, how, used_by"
+    "Every data set by its name: title, schema, source, rows, size, licence, page, base, how, used_by"
     return pd.read_csv(assets() / "data.csv", dtype=str, keep_default_na=False).set_index("name")
 
 
@@ -87,7 +89,7 @@ def download(
                     raise DownloadError(f"{url}: the server answers {answer.status_code} {answer.reason_phrase}")
                 if answer.status_code != 416:
                     with open(part, "ab" if answer.status_code == 206 else "wb") as f:
-                        for chunk in answer.iter_bytes(1 << 20):
+                        for chunk in answer.iter_bytes():  # as it comes: what is held back would be lost with the line
                             f.write(chunk)
                         f.flush()
                         os.fsync(f.fileno())
@@ -148,7 +150,7 @@ def check(
     **settings,  # of the source
 ) -> tuple[pd.DataFrame, list[str]]:  # per language: rows, distinct, characters, toxic; and remarks
     "Read a source as a run would, and say what is in it"
-    if Path(source).is_file():
+    if Path(source).is_file() or ":" not in source:
         source = f"file:{source}"
     schema = schema or schema_of(source)
     if schema not in data.SCHEMAS:
@@ -165,11 +167,44 @@ def check(
             row["toxic"] = group["toxic"].astype(float).mean()
         rows.append(row)
     empty = sum(int((df[c].str.strip() == "").sum()) for c in text if not (schema == "preference" and c == "prompt"))
-    remarks = [f"{schema}, {len(df)} rows in {len(rows)} languages"] + [f"{empty} texts are empty"] * bool(empty)
-    path, known = data.source_path(source), released_files()
-    checksums = {Path(file).name: checksum for file, checksum in zip(known["file"], known["checksum"], strict=True) if checksum}
-    found = [p for p in (path.rglob("*") if path and path.is_dir() else [path] if path else []) if p.name in checksums]
+    remarks = [f"{schema}, {len(df)} rows, languages: {len(rows)}"] + [f"{empty} texts are empty"] * bool(empty)
+    differing, found = compare_released(source)
     if found:
-        differing = sorted(p.name for p in found if not is_released(p, checksums[p.name]))
-        remarks.append(f"{len(found) - len(differing)} of {len(found)} files are the released ones" + "; not " * bool(differing) + ", ".join(differing[:3]))
+        remarks.append(f"{found - len(differing)} of {found} files are the released ones" + "; not " * bool(differing) + ", ".join(differing[:3]))
     return pd.DataFrame(rows), remarks
+
+
+def compare_released(source: str) -> tuple[list[str], int]:
+    "Names of a source's files that differ from the release, and how many were compared; the end of a file's name tells which it is"
+    path, known = data.source_path(source), registry()
+    names = [name for name, row in known.iterrows() if row["source"] and source.startswith(row["source"].split("{")[0])]
+    files = released_files()
+    files = files[files["name"].isin(names) & (files["checksum"] != "")]
+    there = sorted(p for p in path.rglob("*") if p.is_file()) if path and path.is_dir() else [path] if path else []
+    pairs = [(p, c) for p in there for f, c in zip(files["file"], files["checksum"], strict=True) if p.name.endswith(f.split("/")[-1])]
+    return [p.name for p, checksum in pairs if not is_released(p, checksum)], len(pairs)
+
+# %% ../nbs/03b_catalogue.ipynb #c016
+def veil(text: str) -> str:
+    "Every letter, mark and digit as a dot; spaces and punctuation stay"
+    return "".join("·" if unicodedata.category(c)[0] in "LMNSC" and c not in "\n\t" else c for c in text)
+
+
+def first_rows(
+    folder: str | Path,  # holds a folder for each data set, under its name
+    hide: Callable[[str], str] = veil,  # what a text goes through
+    **settings,  # of sources that take them
+) -> pd.DataFrame:
+    "The first row of each data set that is in a folder"
+    page = []
+    for name, row in registry().iterrows():
+        path = Path(folder) / name
+        if not (row["source"] and path.is_dir()):
+            continue
+        source = row["source"].format(folder=path)
+        own = {k: v for k, v in settings.items() if k in data.source_settings(source)}
+        first = data.load(source, row["schema"], **own).iloc[0].to_dict()
+        fields = {k: hide(v) if isinstance(v, str) and k != "split" else v for k, v in first.items() if k not in ("id", "lang")}
+        page.append({"name": name, "schema": row["schema"], "id": first["id"], "lang": first["lang"],
+                     "row": " | ".join(f"{k}: {v}" for k, v in fields.items())})
+    return pd.DataFrame(page, columns=["name", "schema", "id", "lang", "row"])

@@ -295,7 +295,9 @@ def source_path(source: str) -> Path | None:
     "The file or folder that a source reads; None where it is babel or on the hub"
     kind, where = split_source(source)
     if kind == "hate":
-        where = where.partition("@")[2]
+        from xlingtox.sources import hate_corpus
+
+        where = hate_corpus(where)[1]
     if kind == "babel" or (kind == "hf" and not Path(where).is_absolute() and not Path(where).exists()):
         return None
     return Path(where)

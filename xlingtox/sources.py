@@ -7,7 +7,7 @@ Docs: https://xlingtox.github.io/xlingtox/sources.html.md"""
 # %% auto #0
 __all__ = ['RTP_LX', 'RTP_LX_OTHER', 'PASSWORD', 'LOADERS', 'locale_files', 'zip_members', 'rtp_lx', 'preference_pairs',
            'hub_pairs', 'load_hub', 'read_csv', 'read_labels', 'from_labelled', 'jigsaw', 'polyglo_toxicity_prompts',
-           'hate_corpora', 'hate']
+           'hate_corpora', 'hate_corpus', 'hate']
 
 # %% ../nbs/03a_sources.ipynb #c002
 import io
@@ -282,6 +282,17 @@ def hate_corpora() -> pd.DataFrame:
     return pd.read_csv(assets() / "hate_corpora.csv", dtype=str, keep_default_na=False).set_index("name")
 
 
+def hate_corpus(
+    where: str,  # "NAME@PATH"
+) -> tuple[str, Path]:
+    "Name of the corpus, and its file or folder"
+    name, _, path = str(where).partition("@")
+    known = hate_corpora().index
+    if name not in known or not path:
+        raise InputError(f"hate:{where}: give hate:NAME@PATH with one of the names {', '.join(known)}")
+    return name, Path(path)
+
+
 def hate(
     where: str,  # "NAME@PATH": a row of `hate_corpora`, and its file or a folder that holds it
     languages: list[str] | None = None,
@@ -289,12 +300,9 @@ def hate(
     toxic: list[str] | None = None,  # labels that count as toxic, where not those of the table
 ) -> pd.DataFrame:
     "Texts of a hate speech corpus, labelled"
-    name, _, path = str(where).partition("@")
-    known = hate_corpora()
-    if name not in known.index or not path:
-        raise InputError(f"hate:{where}: give hate:NAME@PATH with one of the names {', '.join(known.index)}")
+    name, path = hate_corpus(where)
     only_as(as_, ["labelled", "prompts"], f"hate:{name}")
-    corpus, path = known.loc[name], Path(path)
+    corpus = hate_corpora().loc[name]
     files = sorted(path.rglob(corpus["pattern"])) if path.is_dir() else [path]
     if not files:
         raise InputError(f"{path}: holds no {corpus['pattern']}, the file of {name}")
