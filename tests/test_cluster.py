@@ -40,8 +40,9 @@ AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 ReturnToService=2
 MinJobAge=600
+SlurmdParameters=config_overrides
 KillWait=2
-NodeName={host} CPUs=2 State=UNKNOWN
+NodeName={host} CPUs=2 RealMemory=3500 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -183,4 +184,4 @@ def test_the_ready_profile(monkeypatch):
     assert workflow.cluster_arguments() == ["--profile", str(folder)]
     assert yaml.safe_load((folder / "config.yaml").read_text()) == {"executor": "slurm", "jobs": 50, "retries": 2, "latency-wait": 60}
     monkeypatch.setenv("SNAKEMAKE_PROFILE", "/mine")
-    assert workflow.cluster_arguments() == []
+    assert workflow.cluster_arguments() == ["--profile", "/mine"]

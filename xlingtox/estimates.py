@@ -184,13 +184,14 @@ def summary(
     profile: profiles.Profile,
     jobs: list[str],
 ) -> list[str]:
-    "Lines that say roughly what a list of notebooks takes"
+    "Lines that say roughly what a list of notebooks takes; none where the processor does it all"
     t = totals(profile, jobs)
     lines = []
     for row in t[t["gpu_hours"] >= 0.05].itertuples():
         lines.append(f"{row.stage:<18} {row.notebooks:>4} notebooks {row.gpu_hours:>8.1f} GPU hours {row.disk_gb:>8.1f} GB")
-    waits = t["waits_hours"].sum()
-    lines.append(f"roughly {t['gpu_hours'].sum():.0f} GPU hours (of an A100) and {t['disk_gb'].sum():.0f} GB of disk; xlingtox.estimates says how this is guessed")
+    waits, hours, disk = (t[column].sum() for column in ("waits_hours", "gpu_hours", "disk_gb"))
+    if hours:
+        lines.append(f"roughly {hours:.0f} GPU hours (of an A100) and {disk:.0f} GB of disk; xlingtox.estimates says how this is guessed")
     if waits > 1:
         lines.append(f"Perspective answers {_quota():g} texts a second: {waits:.0f} hours of waiting; ask Google for more, then set PERSPECTIVE_QPS")
     if unknown := [m.model for m in [*profile.models.values(), profile.judge] if billions(m.model, m.dtype) is None]:

@@ -140,7 +140,7 @@ def cluster_arguments() -> list[str]:
         raise InputError("--executor slurm takes a plugin of Snakemake: pip install 'xlingtox[slurm]'")
     if not shutil.which("sbatch"):
         raise InputError("--executor slurm: there is no sbatch here; call it on a machine from which jobs can be submitted")
-    return [] if os.environ.get("SNAKEMAKE_PROFILE") else ["--profile", str(profiles.paper_dir() / "slurm")]
+    return ["--profile", os.environ.get("SNAKEMAKE_PROFILE") or str(profiles.paper_dir() / "slurm")]
 
 
 def _end(child: subprocess.Popen, executor: str):
@@ -168,7 +168,8 @@ def _snakemake(
     arguments = ["--snakefile", f"{profiles.paper_dir()}/Snakefile", "--directory", str(run), *where, "--config", f"run={run}", *config,
                  "--rerun-triggers", "mtime", "params", "input", "--rerun-incomplete", "--keep-going", "--nolock", "--scheduler", "greedy",
                  "--nocolor", *options, *(["--prioritize", *fig1] if fig1 else []), "--", *targets]
-    return subprocess.Popen([sys.executable, "-m", "xlingtox.workflow", *arguments], stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL,
+    env = {k: v for k, v in os.environ.items() if k != "SNAKEMAKE_PROFILE"}  # or each job on a cluster would read it, and local runs too
+    return subprocess.Popen([sys.executable, "-m", "xlingtox.workflow", *arguments], env=env, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL,
                             start_new_session=True, preexec_fn=die_with_parent if sys.platform == "linux" else None)
 
 # %% ../nbs/42_workflow.ipynb #c013
