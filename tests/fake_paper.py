@@ -1,7 +1,7 @@
 """A folder of notebooks in which every stage takes a moment, to test the workflow around them.
 
 The stages write no real tables: an artifact holds the digest of its settings and of what it read, so a test can see what was made from what.
-Environment variables make a job misbehave: FAIL_JOB, BAD_INPUT_JOB, SLOW_JOB, FULL_JOB name it as the workflow does ("dpo mgpt/dpo-0").
+Environment variables make a job misbehave: FAIL_JOB, BAD_INPUT_JOB, SLOW_JOB, SLOW_ONCE, FULL_JOB name it as the workflow does ("dpo mgpt/dpo-0").
 """
 import shutil
 from pathlib import Path
@@ -35,6 +35,7 @@ with open(root / "ran.txt", "a") as f: f.write(job() + "\\n")
 if os.environ.get("FAIL_JOB") == job(): raise RuntimeError("this stage is broken")
 if os.environ.get("BAD_INPUT_JOB") == job(): raise xlingtox.core.InputError("table.csv, line 3: toxic is missing")
 if os.environ.get("SLOW_JOB") == job(): time.sleep(60)
+if os.environ.get("SLOW_ONCE") == job() and (root / "ran.txt").read_text().splitlines().count(job()) == 1: time.sleep(3600)
 def write(path, text):
     with xlingtox.core.atomic_path(root / path) as temporary:
         with open(temporary, "w") as f:

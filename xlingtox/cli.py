@@ -34,11 +34,13 @@ def reproduce(
     jobs: Annotated[int | None, typer.Option(min=1, help="Processor cores to use; all by default.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and why.")] = False,
     data: DataOption = None,
+    shadow: Annotated[bool, typer.Option("--shadow", help="Rehearse: toy models of random weights, a sample of the data.")] = False,
+    executor: Annotated[str, typer.Option(help="Where the notebooks run: local, or slurm.")] = "local",
 ):
     "Run what is missing of a profile's exhibits, and write the report."
     from xlingtox.workflow import reproduce
 
-    raise typer.Exit(reproduce(profile, only or [], jobs, data, dry_run))
+    raise typer.Exit(reproduce(profile, only or [], jobs, data, dry_run, shadow=shadow, executor=executor))
 
 
 @app.command()

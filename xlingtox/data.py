@@ -7,7 +7,7 @@ Docs: https://xlingtox.github.io/xlingtox/data.html.md"""
 # %% auto #0
 __all__ = ['SCHEMAS', 'PAIR_SCHEMAS', 'SOURCES', 'validate', 'decode', 'read_text', 'parse_jsonl', 'read_jsonl', 'read_lines_csv',
            'read_any', 'read_file', 'only_as', 'parallel_prompts', 'paradetox', 'from_pairs', 'split_rows',
-           'split_pairs', 'loader', 'split_source', 'source_settings', 'source_path', 'load', 'load_any']
+           'split_pairs', 'loader', 'split_source', 'source_settings', 'source_path', 'load', 'load_any', 'sample']
 
 # %% ../nbs/03_data.ipynb #c002
 import inspect
@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from . import babel
-from .core import InputError
+from .core import InputError, digest
 from .languages import LANGUAGES
 
 # %% ../nbs/03_data.ipynb #c005
@@ -334,6 +334,18 @@ def load_any(
     "Data from a file of one's own or from a named source"
     named = str(where).partition(":")[0] in SOURCES and not Path(where).is_file()
     return load(str(where) if named else f"file:{where}", schema, languages, **settings)
+
+
+def sample(
+    df: pd.DataFrame,  # with columns id and lang
+    n: int | None,  # rows of each language; all when None
+) -> pd.DataFrame:
+    "Rows drawn by their ids, so that languages with equal ids keep the same rows"
+    if n is None:
+        return df
+    place = {name: int(digest(name)[:12], 16) for name in df["id"].unique()}
+    drawn = df["id"].map(place).groupby(df["lang"]).rank(method="first") <= n
+    return df[drawn].reset_index(drop=True)
 
 
 def _keep(df: pd.DataFrame, languages: list[str] | None, where: str) -> pd.DataFrame:

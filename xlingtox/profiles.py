@@ -26,7 +26,7 @@ import xlingtox
 from . import babel, languages
 from .core import InputError, digest, file_digest, read_json
 from .data import SOURCES, source_path, source_settings
-from .models import RECIPES, ROLES
+from .models import RECIPES, ROLES, shadow_config
 from .scorers import SCORERS, check_spec
 
 # %% ../nbs/40_profiles.ipynb #c005
@@ -90,8 +90,10 @@ class Section(BaseModel):
 
 
 def _model(spec):
-    "A miniature must have a recipe, and a folder must be there"
+    "A miniature must have a recipe, a shadow an architecture, and a folder must be there"
     kind, _, recipe = str(spec).partition(":")
+    if kind == "shadow":
+        shadow_config(recipe)
     if kind == "mini" and recipe not in RECIPES:
         raise InputError(f"there is no miniature {recipe!r}{closest(recipe, RECIPES)}; there are {', '.join(RECIPES)}")
     if Path(str(spec)).is_absolute() and not Path(str(spec)).is_dir():
@@ -250,6 +252,7 @@ class Data(BaseModel):
     model_config = ConfigDict(extra="allow")
     source: Sources
     languages: Codes | None = None  # keep these only
+    sample: int | None = Field(None, ge=1)  # rows kept of each language, the same ids in all; every row where None
 
     @model_validator(mode="after")
     def check_settings(self):
@@ -277,6 +280,7 @@ class Profile(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # also the run folder's
     title: str
+    shadow_of: str | None = None  # name of the profile that this one rehearses, see `xlingtox.shadow`
     languages: Codes  # of prompts and parallel sentences
     data: dict[str, Data]
     models: dict[str, Model]
@@ -329,9 +333,6 @@ class Profile(Section):
                 _check_variants(self.dpo, role, model, more, name, f"models.{role}.variants.{name}")
         for spec in (self.scorer, *self.agreement):
             check_scorer(spec, self.languages)
-        if self.capability and set(self.capability.tasks) - {"facts"} and not importlib.util.find_spec("lm_eval"):
-            raise InputError(f"capability.tasks: {' '.join(self.capability.tasks)} takes the lm-eval harness; "
-                             "pip install 'xlingtox[capability]', or ask for facts only")
         return self
 
 
@@ -397,6 +398,7 @@ def check_scorer(spec: str, codes: list[str]):
 def load_profile(
     name_or_path: str | Path,  # "mini", or the path of a YAML file
     data: str | Path | None = None,  # the folder that `{data}` stands for
+    here: bool = True,  # whether what it names must be here: data, packages; a rehearsal does without
 ) -> Profile:
     "Read a profile with all that it extends, and check every value in it"
     if data is not None and not Path(data).is_dir():
@@ -408,16 +410,26 @@ def load_profile(
             merged["models"] = {role: model for role, model in merged.get("models", {}).items() if role in raw["models"]}
         merged = _merge(merged, raw)
     try:
-        profile = Profile(**_fill(merged, data, files))
-        for kind, section in profile.data.items():
-            for path in source_paths(section.source):
-                if not path.exists():
-                    raise InputError(f"data.{kind}.source: no such file or folder: {path}")
+        profile = Profile(**_fill(merged, data, files) if here or data else merged)
+        if here:
+            _check_presence(profile)
         return profile
     except ValidationError as e:
         raise InputError(_one_line(e, files)) from None
     except InputError as e:
         raise InputError(f"{files[0][0]}: {e}") from None
+
+
+def _check_presence(profile: Profile):
+    "The files and packages that a profile needs must be here"
+    for kind, section in profile.data.items():
+        for path in source_paths(section.source):
+            if not path.exists():
+                raise InputError(f"data.{kind}.source: no such file or folder: {path}")
+    capability = profile.capability
+    if capability and set(capability.tasks) - {"facts"} and not importlib.util.find_spec("lm_eval"):
+        raise InputError(f"capability.tasks: {' '.join(capability.tasks)} takes the lm-eval harness; "
+                         "pip install 'xlingtox[capability]', or ask for facts only")
 
 
 def _read_chain(path: Path) -> list[tuple[Path, dict]]:
@@ -601,5 +613,5 @@ def load_run(
 def settings_digest(profile: Profile, stage: str, role: str = "", variant: str = "") -> str:
     "Changes when a setting, or a data file, that the stage depends on changes"
     settings = stage_settings(profile, stage, role, variant)
-    files = [file_digest(p) for p in source_paths(settings["source"])] if stage == "data" else []
+    files = [file_digest(p) for p in source_paths(settings["source"]) if p.exists()] if stage == "data" else []
     return digest([settings, files, babel.fingerprint() if stage in ("data", "base") else ""])
