@@ -125,7 +125,7 @@ def hash_of(text):
 
 def run_cells(exhibit, run, **parameters):
     "Run an exhibit's notebook in this process, every warning an error; returns its variables"
-    import matplotlib
+    import matplotlib.pyplot
     import nbformat
 
     from xlingtox.exhibits import EXHIBITS
