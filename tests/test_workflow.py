@@ -230,7 +230,7 @@ def test_two_runs_of_one_folder(fresh):
 
 @pytest.mark.parametrize("arguments, message", [
     (["--only", "li2024/fig11111"], "unknown exhibit li2024/fig11111 (did you mean li2024/fig11?)"),
-    (["--only", "li2024/fig9"], "profile mini cannot make li2024/fig9: it shows aya-23-8b"),
+    (["--only", "beniwal2025/fig1"], "profile mini cannot make beniwal2025/fig1: it shows aya-expanse-8b"),
     (["--only", "li2024/fig10"], "profile mini cannot make li2024/fig10: there is no notebook for it yet"),
     (["--only", "li2024/fig11"], "it compares variants of mgpt; the profile lacks models.mgpt.variants.lr"),
     (["--profile", "paper"], "no profile named paper"),

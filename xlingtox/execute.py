@@ -163,7 +163,7 @@ def job_name(
     "What a job is called in the output"
     parts = Path(out).with_suffix("").parts
     parts = parts[len(parts) - parts[::-1].index("notebooks"):] if "notebooks" in parts else parts[-1:]
-    return "/".join(parts) if re.search(r"\d{4}$", parts[0]) else " ".join([parts[0], "/".join(parts[1:])]).strip()
+    return "/".join(parts) if re.search(r"\d{4}$|^ours$", parts[0]) else " ".join([parts[0], "/".join(parts[1:])]).strip()
 
 
 def main(arguments: list[str] | None = None) -> int:
