@@ -131,10 +131,11 @@ def test_the_exhibit(run):
     assert shown.loc["biased lexicon", "languages without toxicity"] == 3 and shown.loc["lexicon", "r"] == "-"
 
 
-def test_the_exhibit_needs_a_profile_with_further_scorers():
+def test_the_exhibit_needs_a_profile_with_further_scorers(tmp_path):
     mini = profiles.load_profile("mini")
     assert "ours/agreement" in workflow.available(mini)
     without = mini.model_copy(update={"agreement": []})
     assert "ours/agreement" not in workflow.available(without)
+    (tmp_path / "mine.yaml").write_text("extends: mini\nname: mine\nagreement: ['noisy:oracle:x']\n")
     with pytest.raises(InputError, match="unknown scorer 'oracle:x'"):
-        profiles.Profile(**mini.model_dump(mode="json") | {"agreement": ["noisy:oracle:x"]})
+        profiles.load_profile(tmp_path / "mine.yaml")

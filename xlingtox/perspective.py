@@ -182,15 +182,18 @@ class Service:
                 while wait := self.quota.take(time.monotonic()):
                     await asyncio.sleep(wait)
                 group.create_task(send(client, *item))
+                await asyncio.sleep(0)  # one request a round of the loop, so that a slow machine falls behind its quota and not into timeouts
 
     async def _ask(self, client, place: int, content: str, read) -> Answer | Fault:
         "One attempt at one text"
         import httpx
 
+        started = time.monotonic()
         try:
             response = await client.post(self.url, content=content)
         except httpx.RequestError as e:
-            return Fault("unreachable" if isinstance(e, (httpx.ConnectError, httpx.ConnectTimeout)) else type(e).__name__)
+            ours = time.monotonic() - started > 2 * self.timeout  # this machine slept or was held up: that says nothing about the service
+            return Fault("unreachable" if isinstance(e, (httpx.ConnectError, httpx.ConnectTimeout)) and not ours else type(e).__name__)
         status = response.status_code
         if status in (408, 429) or status >= 500:
             after = response.headers.get("retry-after", "")
