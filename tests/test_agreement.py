@@ -123,6 +123,7 @@ def test_the_exhibit(run):
     assert any(line.startswith("biased lexicon: 0 scores missing; one score for every text in ru") for line in found["footer"])
     data = read_table(folder / "agreement.csv").set_index(["scorer", "lang"])
     assert data.loc[("biased lexicon", "de"), "pearson"] == pytest.approx(1) and np.isnan(data.loc[("biased lexicon", "zh"), "pearson"])
+    assert (data.loc["biased lexicon"].loc[["ko", "ru", "zh"], "bias_high"] < 0).all() and data.loc[("biased lexicon", "de"), "bias"] == 0
     assert (data.loc["noisy lexicon", "pearson"].between(0.2, 0.99)).all()
     metrics = read_table(folder / "metrics.csv").set_index(["scorer", "lang"])
     assert (metrics.loc["noisy lexicon", "emt_before"] > metrics.loc["lexicon", "emt_before"]).all(), "a maximum over noisy scores is too high"
