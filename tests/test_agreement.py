@@ -123,18 +123,20 @@ def test_the_exhibit(run):
     assert any(line.startswith("biased lexicon: 0 scores missing; one score for every text in ru") for line in found["footer"])
     data = read_table(folder / "agreement.csv").set_index(["scorer", "lang"])
     assert data.loc[("biased lexicon", "de"), "pearson"] == pytest.approx(1) and np.isnan(data.loc[("biased lexicon", "zh"), "pearson"])
+    assert (data.loc["biased lexicon"].loc[["ko", "ru", "zh"], "bias_high"] < 0).all() and data.loc[("biased lexicon", "de"), "bias"] == 0
     assert (data.loc["noisy lexicon", "pearson"].between(0.2, 0.99)).all()
     metrics = read_table(folder / "metrics.csv").set_index(["scorer", "lang"])
-    assert (metrics.loc["noisy lexicon", "emt_before"] > metrics.loc["lexicon", "emt_before"]).all(), "a maximum over noisy scores is too high"
+    assert metrics.loc["noisy lexicon", "emt_before"].mean() > metrics.loc["lexicon", "emt_before"].mean(), "a maximum of noisy scores is too high"
     assert metrics.loc[("biased lexicon", "zh"), "emt_before"] == 0
     shown = read_table(folder / "averages.csv").set_index("scorer")
     assert shown.loc["biased lexicon", "languages without toxicity"] == 3 and shown.loc["lexicon", "r"] == "-"
 
 
-def test_the_exhibit_needs_a_profile_with_further_scorers():
+def test_the_exhibit_needs_a_profile_with_further_scorers(tmp_path):
     mini = profiles.load_profile("mini")
     assert "ours/agreement" in workflow.available(mini)
     without = mini.model_copy(update={"agreement": []})
     assert "ours/agreement" not in workflow.available(without)
+    (tmp_path / "mine.yaml").write_text("extends: mini\nname: mine\nagreement: ['noisy:oracle:x']\n")
     with pytest.raises(InputError, match="unknown scorer 'oracle:x'"):
-        profiles.Profile(**mini.model_dump(mode="json") | {"agreement": ["noisy:oracle:x"]})
+        profiles.load_profile(tmp_path / "mine.yaml")

@@ -57,6 +57,32 @@ def test_score_and_metrics(tmp_path, monkeypatch, suffix):
     assert code == 0 and out.split()[:5] == ["model", "lang", "emt", "toxprob", "avgtox"]
 
 
+@pytest.mark.parametrize("texts", [(), ("--texts",)])
+def test_scores_export_and_import(tmp_path, monkeypatch, texts):
+    from xlingtox import babel, scorers
+
+    monkeypatch.setenv("XLINGTOX_CACHE", str(tmp_path / "cache"))
+    run = tmp_path / "run"
+    (run / "generations/mine").mkdir(parents=True)
+    GENERATIONS.to_parquet(run / "generations/mine/base.parquet")
+    store = scorers.ScoreStore(run / "scores.sqlite")
+    first = scorers.score_generations(GENERATIONS, scorers.LexiconScorer(babel.load_lexicon()), store)
+    store.score(scorers.LexiconScorer(babel.load_lexicon()), ["a text of another evaluation"], "en")
+    store.close()
+    code, out, err = xlingtox("scores", "export", "--run", "run", "--out", "archive", *texts, cwd=tmp_path)
+    assert (code, err) == (0, "") and "3 scores, 0 failures" in out, "the texts of the run only"
+    kept = pd.read_parquet(tmp_path / "archive/scores.parquet")
+    assert ("text" in kept) == bool(texts) and (set(GENERATIONS["text"]) <= set(kept["text"]) if texts else b"liar" not in kept.to_csv().encode())
+    code, out, err = xlingtox("scores", "import", "--in", "archive", cwd=tmp_path)
+    assert (code, err) == (0, "") and out.startswith(f"{len(kept)} scores added, 0 known already")
+    GENERATIONS.to_parquet(tmp_path / "g.parquet")
+    assert xlingtox("score", "--in", "g.parquet", "--scorer", "archive:archive", "--out", "s.parquet", cwd=tmp_path) == (0, "", "")
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "s.parquet"), first)
+    (tmp_path / "archive/scores.parquet").write_bytes(b"cut off")
+    code, out, err = xlingtox("scores", "import", "--in", "archive", cwd=tmp_path)
+    assert (code, out, err.count("\n")) == (2, "", 1) and "not the table that archive.json describes" in err
+
+
 @pytest.mark.parametrize("arguments, message", [
     (("repruduce",), "No such command 'repruduce'"),
     (("score", "--in", "g.csv"), "Missing option '--scorer'"),
@@ -72,6 +98,9 @@ def test_score_and_metrics(tmp_path, monkeypatch, suffix):
     (("generate", "--model", "mini:nothing", "--prompts", "p.csv", "--out", "g2.csv"), "there is no miniature 'nothing'"),
     (("generate", "--model", "mini:mgpt", "--prompts", "p.csv", "--out", "g2.csv", "--k", "0"), "Invalid value for '--k'"),
     (("report", "--profile", "nothing"), "no run in"),
+    (("scores", "export", "--run", "none", "--out", "a"), "--run none: no such folder"),
+    (("scores", "export", "--store", "none.sqlite", "--out", "a"), "none.sqlite: no such store of scores"),
+    (("scores", "import", "--in", "none", "--store", "t.sqlite"), "archive.json: no such file"),
 ])
 def test_bad_input(tmp_path, arguments, message):
     GENERATIONS.to_csv(tmp_path / "g.csv", index=False)

@@ -10,6 +10,7 @@ __all__ = ['MARGIN', 'CATCH_UP', 'ENDPOINT', 'LAST_DAY', 'WAY_OUT', 'ATTRIBUTES'
 
 # %% ../nbs/09a_perspective.ipynb #c002
 import asyncio
+import contextlib
 import datetime
 import json
 import math
@@ -151,12 +152,14 @@ class Service:
         import httpx
 
         fresh, again, left, answered = iter(range(len(texts))), asyncio.Queue(), len(texts), False
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        headers = {"Content-Type": "application/json", **self._headers}
+        headers, tls, resting = {"Content-Type": "application/json", **self._headers}, httpx.create_ssl_context(), []
 
-        async def send(client, place, faults):
+        async def send(place, faults):
             nonlocal left, answered
+            client = resting.pop() if resting else await clients.enter_async_context(
+                httpx.AsyncClient(timeout=self.timeout, limits=httpx.Limits(max_connections=1), headers=headers, verify=tls))
             said = await self._ask(client, place, json.dumps(body(texts[place])), read)
+            resting.append(client)
             if isinstance(said, Fault):
                 faults = [*faults, said.kind]
                 unreachable = faults.count("unreachable") == len(faults) and (len(faults) >= self.attempts or len(faults) >= 3 and not answered)
@@ -174,23 +177,26 @@ class Service:
             if not left:
                 again.put_nowait(None)
 
-        async with httpx.AsyncClient(timeout=self.timeout, limits=limits, headers=headers) as client, asyncio.TaskGroup() as group:
+        async with contextlib.AsyncExitStack() as clients, asyncio.TaskGroup() as group:
             while left:
                 item = ((place := next(fresh, None)) is not None and (place, ())) if again.empty() else False
                 if not (item := item or await again.get()):
                     return
                 while wait := self.quota.take(time.monotonic()):
                     await asyncio.sleep(wait)
-                group.create_task(send(client, *item))
+                group.create_task(send(*item))
+                await asyncio.sleep(0)  # one request a round of the loop, so that a slow machine falls behind its quota and not into timeouts
 
     async def _ask(self, client, place: int, content: str, read) -> Answer | Fault:
         "One attempt at one text"
         import httpx
 
+        started = time.monotonic()
         try:
             response = await client.post(self.url, content=content)
         except httpx.RequestError as e:
-            return Fault("unreachable" if isinstance(e, (httpx.ConnectError, httpx.ConnectTimeout)) else type(e).__name__)
+            ours = time.monotonic() - started > 2 * self.timeout  # this machine slept or was held up: that says nothing about the service
+            return Fault("unreachable" if isinstance(e, (httpx.ConnectError, httpx.ConnectTimeout)) and not ours else type(e).__name__)
         status = response.status_code
         if status in (408, 429) or status >= 500:
             after = response.headers.get("retry-after", "")
