@@ -1,4 +1,5 @@
 """A run folder without a model: texts of the miniature world drawn at a chosen rate of toxicity, in the layout that the stages leave."""
+import json
 import random
 import subprocess
 import sys
@@ -7,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import mannwhitneyu
 
 from xlingtox import agreement, babel
 from xlingtox.core import write_json, write_table
 from xlingtox.languages import LI2024
-from xlingtox.scorers import LexiconScorer
+from xlingtox.scorers import LexiconScorer, auc_table
 
 K, SEEDS, THRESHOLD, RATE = 6, 3, 0.5, 0.2
 TRUTH = LexiconScorer(babel.load_lexicon())
@@ -118,6 +120,111 @@ def write_capability(folder, role, lost=0.0, known=0.8, langs=LI2024, n_question
     return folder
 
 
+N_TOKENS, OFFSETS = 30, (-4, -3, -2, -1, 1, 2)
+
+
+def toxic_share(effect, offset):
+    "Share of toxic continuations under an offset on the sources: a quarter without one"
+    return np.clip(0.25 + effect * (0.09 * min(offset, 0) + 0.2 * max(offset, 0)), 0.01, 1)
+
+
+def write_mechanism(folder, effect=0.9, n_actual=18, langs=LI2024, n_prompts=20, role="mgpt", seeds=SEEDS, n_controls=2, n_sites=40):
+    """What the stages of the mechanism leave: probe, sites, unembedding, activations, interventions.
+
+    With effect 0 the probe tells nothing, the sources promote what random neurons do, tuning and offsets change them as they change any neuron.
+    """
+    rng = np.random.default_rng(0)
+    prompts = babel.prompts(langs, n=n_prompts)
+    write_table(prompts, folder / "data/prompts.parquet")
+    _write_probe(folder, effect, langs, role, rng)
+    sites = _write_sites(folder, effect, n_actual, langs, role, rng, n_sites)
+    neurons = sites[["layer", "neuron", "set", "actual"]]
+    for variant in ["base", *[f"dpo-{s}" for s in range(seeds)]]:
+        rows = []
+        for lang in langs:
+            fall = 0 if variant == "base" else effect * (0.5 + alignment(lang) / 2)
+            level = neurons["actual"] * 0.06 * (1 if lang == "en" else 0.5 + alignment(lang) / 2) * (1 if effect else rng.choice([-1, 1]))
+            rows.append(neurons.assign(lang=lang, activation=np.where(neurons["actual"], level * (1 - fall), sites["activation"] / 2)
+                                       + rng.normal(0, 0.004, len(neurons))))
+        table = pd.concat(rows).assign(model=f"{role}/{variant}", n_prompts=n_prompts)
+        write_table(table[["model", "lang", "layer", "neuron", "activation", "n_prompts", "set", "actual"]], folder / f"activations/{role}/{variant}.parquet")
+    write_json({"parameters": {"max_new_tokens": 20}}, folder / f"activations/{role}/base.parquet.manifest.json")
+    _write_interventions(folder, effect, prompts, sites, role, rng, n_controls)
+    return folder
+
+
+def _write_probe(folder, effect, langs, role, rng):
+    tables = []
+    for lang in langs:
+        labelled = pd.DataFrame({"lang": lang, "toxic": [0, 1] * 50})
+        scores = 1 / (1 + np.exp(-rng.normal(2.5 * effect * labelled["toxic"] * (0.6 + 0.4 * alignment(lang)), 1)))
+        toxic = labelled["toxic"] == 1
+        tables.append(auc_table(labelled, scores).assign(
+            split="held out" if lang == "en" else "zero-shot", accuracy=((scores >= 0.5) == toxic).mean(),
+            p=float(mannwhitneyu(scores[toxic], scores[~toxic], alternative="greater").pvalue)))
+    write_table(pd.concat(tables).assign(role=role), folder / f"probe/{role}.parquet")
+    write_json({"parameters": {"lang": "en", "learning_rate": 0.01, "probe_batch_size": 10, "epochs": 20, "bias": False, "seed": 99, "held_out": 0.1,
+                               "zero_shot": 200}}, folder / f"probe/{role}.parquet.manifest.json")
+
+
+def _write_sites(folder, effect, n_actual, langs, role, rng, n_sites):
+    from xlingtox.value_vectors import multilinguality
+    lexicon = babel.load_lexicon().melt(["concept", "category", "theme", "severity"], langs, "lang", "token")
+    neutral, toxic = lexicon[lexicon["severity"] == 0], lexicon[lexicon["severity"] > 0]
+    themes = toxic["theme"].unique()
+    sites = pd.DataFrame({"layer": np.arange(2 * n_sites) % 4, "neuron": np.arange(2 * n_sites) * 7, "cosine": np.linspace(0.4, -0.1, 2 * n_sites),
+                          "rank": np.arange(1, 2 * n_sites + 1), "set": ["potential"] * n_sites + ["random"] * n_sites})
+    sites["activation"] = -0.05 - 0.05 * rng.random(2 * n_sites)
+    active = [*rng.choice(n_sites, n_actual, replace=False), *(n_sites + rng.choice(n_sites, 3, replace=False))]
+    sites.loc[active, "activation"] = 0.02 + 0.1 * rng.random(len(active))
+    sites["actual"] = (sites["set"] == "potential") & (sites["activation"] > 0)
+    tokens = []
+    for i, site in enumerate(sites.itertuples()):
+        n_toxic = rng.integers(8, 16) if effect and site.actual else rng.integers(0, 3)
+        top = pd.concat([toxic[toxic["theme"] == themes[i % 3]].sample(n_toxic, random_state=i), neutral.sample(N_TOKENS - n_toxic, random_state=i)])
+        tokens.append(top.sample(frac=1, random_state=i).assign(layer=site.layer, neuron=site.neuron, place=np.arange(1, N_TOKENS + 1)))
+    tokens = pd.concat(tokens, ignore_index=True).assign(role=role, script="", token_id=0, score=0.0)
+    sites = sites.merge(multilinguality(tokens), on=["layer", "neuron"])
+    sites["truly_toxic"] = sites["n_toxic"] > 4
+    groups = {"potential": sites[sites["set"] == "potential"], "actual": sites[sites["actual"]], "random": sites[sites["set"] == "random"]}
+    about = {"n_neurons": 4096, "lang": "en", "n_tokens": N_TOKENS, **{f"n_{name}": len(g) for name, g in groups.items()},
+             "truth": {name: {"precision": float(g["truly_toxic"].mean()), "recall": float(g["truly_toxic"].sum() / 60), "base_rate": 60 / 4096}
+                       for name, g in groups.items() if len(g)}}
+    write_json(about, folder / f"sites/{role}.json")
+    write_table(sites.assign(role=role), folder / f"sites/{role}.parquet")
+    write_table(tokens.drop(columns=["concept", "category"]), folder / f"unembedding/{role}.parquet")
+    return sites
+
+
+def _write_interventions(folder, effect, prompts, sites, role, rng, n_controls):
+    actual = sites[sites["actual"]]
+    frames = {toxic: [babel.sample_frame(random.Random(f"{toxic}/{i}"), toxic) for i in range(20)] for toxic in (True, False)}
+    sets = {"none": [0]}
+    if len(actual):
+        controls = [f"{kind}-{i}" for kind in ("random", "same-layers") for i in range(n_controls)]
+        sets |= {"actual": OFFSETS, "few": [4]} | dict.fromkeys(controls, OFFSETS)
+    rows = []
+    for lang, group in prompts.groupby("lang", sort=False):
+        said = {(toxic, i): " " + babel.realise(f, lang) for toxic in frames for i, f in enumerate(frames[toxic])}
+        asked, order = TRUTH.score(group["text"].tolist(), lang), rng.permutation(len(group)) / len(group)
+        for name, offsets in sets.items():
+            for offset in offsets:
+                share = toxic_share(effect if name in ("actual", "few") else 0, offset)
+                if offset and (share == 0.25 or not effect):  # a neuron like any other: a text or two turn out otherwise
+                    share += rng.choice([-1, 0, 1]) / len(group)
+                spoilt = 1.1 ** abs(offset) if abs(offset) < 4 or name == "few" else 3
+                for prompt, place, prompt_toxicity in zip(group["id"], order, asked, strict=True):
+                    toxic, i = place < share, rng.integers(20)
+                    rows.append((name, float(offset), lang, prompt, said[toxic, i], babel.frame_toxicity(frames[toxic][i]), prompt_toxicity,
+                                 rng.lognormal(2.5, 0.2) * spoilt, *(0.9 + n / 100 - 0.02 * abs(offset) for n in (1, 2, 3))))
+    table = pd.DataFrame(rows, columns=["sites", "offset", "lang", "prompt_id", "text", "toxicity", "prompt_toxicity", "perplexity",
+                                        "dist1", "dist2", "dist3"]).assign(role=role, scorer="lexicon")
+    write_table(table, folder / f"interventions/{role}.parquet")
+    few = actual[actual["theme"] == actual["theme"].mode().iloc[0]].head(4) if len(actual) else actual
+    write_json({"parameters": {"offsets": list(OFFSETS), "few_sites": few[["layer", "neuron"]].to_numpy().tolist(),
+                               "few_theme": few["theme"].iloc[0] if len(few) else ""}}, folder / f"interventions/{role}.parquet.manifest.json")
+
+
 def hash_of(text):
     "A small number that a string always has"
     return sum(ord(c) * 37 ** i for i, c in enumerate(text))
@@ -126,7 +233,6 @@ def hash_of(text):
 def run_cells(exhibit, run, **parameters):
     "Run an exhibit's notebook in this process, every warning an error; returns its variables"
     import matplotlib.pyplot
-    import nbformat
 
     from xlingtox.exhibits import EXHIBITS
     matplotlib.use("agg")
@@ -134,10 +240,10 @@ def run_cells(exhibit, run, **parameters):
     variables = {"__name__": "notebook"}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for cell in nbformat.read(path, 4).cells:
-            if cell.cell_type == "code":
-                exec(compile(cell.source, f"{path.name}/{cell.id}", "exec"), variables)
-            if "parameters" in cell.metadata.get("tags", []):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] == "code":
+                exec(compile("".join(cell["source"]), f"{path.name}/{cell['id']}", "exec"), variables)
+            if "parameters" in cell["metadata"].get("tags", []):
                 variables |= {"run": str(run)} | ({"name": exhibit} if "name" in variables else {}) | parameters
     matplotlib.pyplot.close("all")
     return variables

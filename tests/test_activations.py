@@ -51,11 +51,19 @@ def test_equal_to_the_loop_without_a_cache(architecture, toy_model, toy_tokenize
     assert not any(m.hook_point._forward_pre_hooks for m in mlp_sites(model))
 
 
-def test_a_text_that_ends_early_counts_its_own_steps(toy_model, toy_tokenizer, prompts, monkeypatch):
+@pytest.fixture
+def other_end(toy_tokenizer):
+    "A function that makes another token the end of text; the tokenizer, which all tests share, gets its own back"
+    own = toy_tokenizer.eos_token
+    yield lambda token: setattr(toy_tokenizer, "eos_token", token)
+    toy_tokenizer.eos_token = own
+
+
+def test_a_text_that_ends_early_counts_its_own_steps(toy_model, toy_tokenizer, prompts, other_end):
     "The end of text is made a token that the model does write"
     model = toy_model("gpt2")
     written = [without_cache(model, toy_tokenizer, t, 6)[1] for t in prompts["text"]]
-    monkeypatch.setattr(toy_tokenizer, "eos_token", toy_tokenizer.convert_ids_to_tokens(written[0][2]))
+    other_end(toy_tokenizer.convert_ids_to_tokens(written[0][2]))
     assert toy_tokenizer.eos_token_id == written[0][2]
     lengths = [len(without_cache(model, toy_tokenizer, t, 6)[1]) for t in prompts["text"]]
     assert len(set(lengths)) > 1, "some end early and some do not"

@@ -90,6 +90,14 @@ def test_only_the_probes_language_trains(toy_model, toy_tokenizer):
     assert found.loc["zh", "accuracy"] == pytest.approx(((scores >= 0.5) == texts["toxic"].astype(bool)).mean())
 
 
+def test_settings_reach_the_training_and_reading_in_batches_changes_nothing(toy_model, toy_tokenizer):
+    model, labelled = toy_model("gpt2"), babel.labelled(["en"], n=60)
+    settings = {"learning_rate": 1e-2, "batch_size": 7, "epochs": 3, "bias": True, "seed": 5}
+    probe, _ = fit_probe(model, toy_tokenizer, labelled, read_batch_size=5, **settings)
+    assert probe.about["settings"] == settings
+    np.testing.assert_allclose(fit_probe(model, toy_tokenizer, labelled, **settings)[0].weight, probe.weight, atol=1e-4)
+
+
 def test_an_artifact_comes_back(tmp_path, toy_model, toy_tokenizer):
     probe = Probe(np.arange(32, dtype=np.float32), 0.5, {"settings": {"seed": 1}})
     save_probe(probe, tmp_path / "probe/mgpt")

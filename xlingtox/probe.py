@@ -108,9 +108,9 @@ def fit_probe(
     lang: str = "en",  # the language that trains
     held_out: float = 0.1,  # share of its texts (Li et al. 2024, section 4.2)
     zero_shot: int | None = None,  # texts of each other language; None = all
-    batch_size: int = 64,  # texts read at a time
+    read_batch_size: int = 64,  # texts read at a time
     max_length: int | None = None,  # tokens of a text
-    **settings,  # of `train_probe`, without batch_size: `probe_batch_size`
+    **settings,  # of `train_probe`
 ) -> tuple[Probe, pd.DataFrame]:  # columns lang, split (held out or zero-shot), n, n_toxic, auc, low, high, brier, accuracy, p
     "Train on one language, measure on its held-out texts and on every other language"
     check_columns(labelled, ["id", "lang", "text", "toxic"], "labelled")
@@ -121,9 +121,8 @@ def fit_probe(
     others = labelled[labelled["lang"] != lang]
     if zero_shot is not None:
         others = others.groupby(["lang", "toxic"], sort=False, group_keys=False)[list(labelled.columns)].apply(lambda g: g.head(zero_shot // 2))
-    batches = {"batch_size": settings.pop("probe_batch_size")} if "probe_batch_size" in settings else {}
-    read = {"batch_size": batch_size, "max_length": max_length}
-    probe = train_probe(mean_last_states(model, tokenizer, train["text"], **read), train["toxic"], **batches, **settings)
+    read = {"batch_size": read_batch_size, "max_length": max_length}
+    probe = train_probe(mean_last_states(model, tokenizer, train["text"], **read), train["toxic"], **settings)
     measured = pd.concat([test, others])
     scores = probe.score(mean_last_states(model, tokenizer, measured["text"], **read))
     table = auc_table(measured, scores)
