@@ -9,7 +9,7 @@ import torch
 from desk import Desk
 from transformers import AutoConfig
 
-from xlingtox import data, estimates, exhibits, models, profiles, shadow, workflow
+from xlingtox import data, estimates, exhibits, models, perplexity, profiles, shadow, workflow
 from xlingtox.core import InputError
 
 
@@ -86,6 +86,13 @@ def test_a_shadow_has_its_models_class(name, kind, tmp_path, monkeypatch):
     made = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")}
     models.load(f"shadow:{name}", device="cpu")
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")} == made
+
+
+def test_the_shadow_of_the_judge_is_near_chance(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLINGTOX_CACHE", str(tmp_path))
+    model, tokenizer = models.load("shadow:judge", device="cpu")
+    found = perplexity.perplexity(model, tokenizer, ["one two", "three"], [" four five", " six"], variant="published")
+    assert ((found > len(tokenizer) / 3) & (found < 3 * len(tokenizer))).all(), "or every text is dropped as above 10,000, and no exhibit has data"
 
 
 def test_every_job_of_paper_has_an_estimate(paper):
