@@ -38,10 +38,11 @@ class Desk:
         file = self.run / "ran.txt"
         return file.read_text().splitlines() if file.exists() else []
 
-    def wait_for(self, job: str, seconds: float = 60):
+    def wait_for(self, job: str, seconds: float = 60, process: subprocess.Popen | None = None):
         end = time.monotonic() + seconds
         while job not in self.ran():
             assert time.monotonic() < end, f"{job} did not start; {self.ran()}"
+            assert process is None or process.poll() is None, process.communicate()
             time.sleep(0.05)
 
     def kill_in(self, job: str, after: float, *arguments, seconds: float = 300):

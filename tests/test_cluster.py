@@ -15,7 +15,7 @@ from desk import Desk
 from xlingtox import profiles, workflow
 from xlingtox.core import InputError
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scancel", "squeue", "sinfo")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scancel", "squeue", "sinfo", "srun")
 CONFIG = """
 ClusterName=one
 SlurmctldHost={host}
@@ -42,7 +42,7 @@ ReturnToService=2
 MinJobAge=600
 SlurmdParameters=config_overrides
 KillWait=2
-NodeName={host} CPUs=2 RealMemory=3500 State=UNKNOWN
+NodeName={host} CPUs=2 RealMemory=16000 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -74,6 +74,10 @@ def slurm(tmp_path_factory):
     (at / "key").write_bytes(os.urandom(128))
     for file in (at, at / "key"):
         file.chmod(0o700 if file.is_dir() else 0o600)
+    (at / "bin").mkdir()
+    (at / "bin/srun").write_text(f'#!/bin/sh\nSLURM_CONF={at}/slurm.conf exec {shutil.which("srun", path=path)} "$@"\n')
+    (at / "bin/srun").chmod(0o755)  # the plugin's job steps forget SLURM_CONF; a real cluster has its configuration in its place
+    path = f"{at}/bin:{path}"
     host = socket.gethostname().split(".")[0]
     (at / "slurm.conf").write_text(CONFIG.format(host=host, at=at, ports=free_ports(2)))
     env = {**os.environ, "PATH": path, "SLURM_CONF": str(at / "slurm.conf")}
@@ -92,6 +96,10 @@ def slurm(tmp_path_factory):
         wait_until(lambda: "idle" in ask(env, "sinfo", "--noheader", "-o", "%t"), "slurmctld and slurmd", at)
         yield {"PATH": path, "SLURM_CONF": str(at / "slurm.conf")}
     finally:
+        ask(env, "scancel", "--user=root")
+        end = time.monotonic() + 30  # a job outlives the daemons that watch it
+        while time.monotonic() < end and ask(env, "squeue", "--noheader", "-t", "PD,R,CG", "-o", "%i").strip():
+            time.sleep(0.2)
         for daemon in reversed(daemons):
             daemon.terminate()
         for daemon in daemons:
@@ -121,9 +129,12 @@ def desk(tmp_path, slurm):
     (tmp_path / "cluster").mkdir()
     (tmp_path / "cluster/config.yaml").write_text(yaml.safe_dump(
         shipped | {"slurm-no-account": True, "slurm-status-command": "squeue", "slurm-init-seconds-before-status-checks": 2, "latency-wait": 5}))
-    desk, plain = Desk(tmp_path), Desk.environment
-    desk.environment = lambda **extra: plain(desk, **slurm, SNAKEMAKE_PROFILE=str(tmp_path / "cluster"), **extra)
-    return desk
+    desk, environment, start, started = Desk(tmp_path), Desk.environment, Desk.start, []
+    desk.environment = lambda **extra: environment(desk, **slurm, SNAKEMAKE_PROFILE=str(tmp_path / "cluster"), **extra)
+    desk.start = lambda *arguments, **env: started.append(start(desk, *arguments, **env)) or started[-1]
+    yield desk
+    for process in started:  # of a test that failed
+        process.kill()
 
 
 def results(desk) -> dict[str, str]:
@@ -134,7 +145,7 @@ def results(desk) -> dict[str, str]:
 def test_one_exhibit_through_sbatch_with_a_job_cancelled(desk, tmp_path):
     process = desk.start("reproduce", "--only", "li2024/fig1", "--executor", "slurm", SLOW_ONCE="generate mgpt/dpo-0")
     env = desk.environment()
-    desk.wait_for("generate mgpt/dpo-0", 600)
+    desk.wait_for("generate mgpt/dpo-0", 600, process)
     listed = [line.split(" ", 1) for line in ask(env, "squeue", "--noheader", "-o", "%i %k").splitlines()]
     job = next(number for number, comment in listed if "generate" in comment and "dpo-0" in comment)
     ask(env, "scancel", job)
@@ -152,7 +163,7 @@ def test_one_exhibit_through_sbatch_with_a_job_cancelled(desk, tmp_path):
 @pytest.mark.slow
 def test_ctrl_c_cancels_the_jobs(desk):
     process = desk.start("reproduce", "--only", "li2024/fig1", "--executor", "slurm", SLOW_ONCE="data prompts")
-    desk.wait_for("data prompts", 600)
+    desk.wait_for("data prompts", 600, process)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=120)
     assert process.returncode == 130

@@ -9,7 +9,7 @@ import torch
 from desk import Desk
 from transformers import AutoConfig
 
-from xlingtox import data, estimates, models, profiles, shadow, workflow
+from xlingtox import data, estimates, exhibits, models, perplexity, profiles, shadow, workflow
 from xlingtox.core import InputError
 
 
@@ -51,7 +51,9 @@ def test_a_rehearsal_makes_every_exhibit_and_changes_only_what_it_says(paper):
     assert {key for key in a if a[key] != b[key]} == {"name", "title", "shadow_of", "data", "models", "judge", "dpo", "scorer", "metrics", "capability"}
     assert {key for key in a["dpo"] if a["dpo"][key] != b["dpo"][key]} == {"precision"}
     for role in a["models"]:
-        assert {k for k in a["models"][role] if a["models"][role][k] != b["models"][role][k]} <= {"model", "revision", "dtype"}
+        assert {k for k in a["models"][role] if a["models"][role][k] != b["models"][role][k]} <= {"model", "revision", "dtype", "seeds"}
+        assert profiles.groups(rehearsed.models[role]) == profiles.groups(paper.models[role]), "a variant less would be an exhibit not rehearsed"
+    assert rehearsed.models["mgpt"].seeds == [0, 1]
     assert b["scorer"] == "lexicon:babel", "no service is asked"
     profiles.Profile(**json.loads(rehearsed.model_dump_json()))
 
@@ -86,8 +88,16 @@ def test_a_shadow_has_its_models_class(name, kind, tmp_path, monkeypatch):
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")} == made
 
 
+def test_the_shadow_of_the_judge_is_near_chance(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLINGTOX_CACHE", str(tmp_path))
+    model, tokenizer = models.load("shadow:judge", device="cpu")
+    found = perplexity.perplexity(model, tokenizer, ["one two", "three"], [" four five", " six"], variant="published")
+    assert ((found > len(tokenizer) / 3) & (found < 3 * len(tokenizer))).all(), "or every text is dropped as above 10,000, and no exhibit has data"
+
+
 def test_every_job_of_paper_has_an_estimate(paper):
-    for role, model in paper.models.items():
+    roles = {role for name in workflow.available(paper) for role in exhibits.EXHIBITS[name].roles}
+    for role, model in ((role, model) for role, model in paper.models.items() if role in roles):
         for variant in [v for group in profiles.groups(model) for v in profiles.tuned(paper, role, group)]:
             tuned, written = estimates.cost(paper, "dpo", role, variant), estimates.cost(paper, "generate", role, variant)
             assert 0.1 < tuned.gpu_hours < 300 and 0 < tuned.gpu_gb < 80 and 0 < written.gpu_hours < 24

@@ -25,17 +25,18 @@ ASSUMPTIONS = {  # name: (value, unit, source)
     "peak_16": (312e12, "operations/s", "NVIDIA A100 data sheet: dense, 16 bits"),
     "peak_32": (19.5e12, "operations/s", "NVIDIA A100 data sheet: 32 bits, without tensor cores"),
     "bandwidth": (2.0e12, "bytes/s", "NVIDIA A100 data sheet, 80 GB: memory"),
-    "share_train": (0.10, "of the peak", "chosen so that mGPT's DPO stays under the 12 hours of Li et al. (2024), section 3, at 4 pairs a step"),
-    "share_read": (0.30, "of the peak", "a guess: batched forward passes"),
-    "share_write": (0.30, "of peak and bandwidth", "a guess: batched decoding"),
-    "tokens_prompt": (20, "tokens", "RTP-LX prompts are a sentence; varies by language and tokenizer"),
-    "tokens_pair": (130, "tokens", "two texts of at most 256 characters with their prompt; about 4 characters a token"),
-    "tokens_comment": (90, "tokens", "Jigsaw comments, about 400 characters"),
-    "tokens_question": (400, "tokens", "a question of the harness with its four answers"),
-    "questions": (3000, "questions a task", "m_mmlu has 13,000, hellaswag 9,000, arc 1,100"),
-    "start": (60, "seconds a notebook", "starting Python and reading weights"),
-    "row": (150, "bytes a text", "measured in runs of the miniature"),
-    "small": (0.01, "billion parameters", "a smaller model is run on the processor"),
+    "share_train": (0.10, "of the peak", "guess: 4 pairs a step are a small batch"),
+    "share_read": (0.30, "of the peak", "guess: batched forward passes"),
+    "share_write": (0.30, "of peak and bandwidth", "guess: batched decoding"),
+    "tokens_prompt": (20, "tokens", "guess: a prompt of RTP-LX is a sentence; varies by language and tokenizer"),
+    "tokens_pair": (130, "tokens", "guess: two texts of at most 256 characters (Lee et al.'s code), 4 characters a token"),
+    "tokens_comment": (90, "tokens", "guess: a comment of Jigsaw has some 400 characters"),
+    "tokens_question": (400, "tokens", "guess: a question of the harness with its four answers"),
+    "questions": (3000, "questions a task", "guess: between arc, the smallest of the three benchmarks, and mmlu, the largest"),
+    "start": (60, "seconds a notebook", "guess: starting Python and reading weights"),
+    "row": (150, "bytes a text", "guess: 29 in a run of the miniature (generations, scores, perplexities), whose few words compress well"),
+    "margin": (3, "times the estimate", "guess: the time asked of a cluster, where a job that runs over is killed"),
+    "small": (0.01, "billion parameters", "ours: a smaller model is run on the processor"),
 }
 VALUE = {name: value for name, (value, _, _) in ASSUMPTIONS.items()}
 ROWS = {"rtp-lx": 1000, "parallel-prompts": 200, "preference-pairs": 24576, "jigsaw": 159571, "paradetox": 800, "babel": 1000}  # a language; the data list
@@ -82,8 +83,8 @@ class Cost:
 
     @property
     def minutes(self) -> int:
-        "Time to ask a cluster for: thrice the estimate, half an hour at least"
-        return max(30, round(60 * 3 * (self.gpu_hours + self.waits_hours) + VALUE["start"] / 20))
+        "Time to ask a cluster for: the estimate with its margin, half an hour at least"
+        return max(30, round(60 * VALUE["margin"] * (self.gpu_hours + self.waits_hours)))
 
 
 def cost(

@@ -128,6 +128,7 @@ SHADOWS = {
     **dict.fromkeys(["qwen3", "gemma", "gemma2", "gemma3_text"], {**_TOY_LLAMA, "head_dim": 16}),
 }
 _SHADOW_TEXT = {"n": 4000, "vocab_size": 1500, "texts": 100, "seed": 0}
+_SHADOW_HEAD = 0.02  # standard deviation of output weights: probabilities near uniform, as of most untrained models
 
 
 def shadow_config(
@@ -153,7 +154,7 @@ def shadow_folder(
     from xlingtox.pretrain import balanced_texts, train_tokenizer
 
     settings, text = shadow_config(name), _SHADOW_TEXT
-    folder = cache_dir() / "models" / f"shadow-{name}-{digest([settings, text, babel.fingerprint()])}"
+    folder = cache_dir() / "models" / f"shadow-{name}-{digest([settings, text, _SHADOW_HEAD, babel.fingerprint()])}"
     if not folder.exists():
         tokenizer = train_tokenizer(balanced_texts(babel.corpus(text["n"], text["seed"]), text["texts"], text["seed"]), text["vocab_size"])
         config = AutoConfig.for_model(**settings, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id,
@@ -161,6 +162,8 @@ def shadow_folder(
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = (AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM).from_config(config)
+            head = model.get_output_embeddings().weight.data
+            head *= _SHADOW_HEAD / head.std()  # mT5's starts at 1: a perplexity of 1e17, which the published variant drops as an error
         save(model, tokenizer, folder)
     return folder
 
