@@ -64,7 +64,7 @@ def test_perfect_agreement():
     (row,) = agreement(pair_scores(table("a", x), table("b", x))).to_dict("records")
     assert row["pearson"] == pytest.approx(1) and row["calibration_error"] == row["bias"] == 0
     (row,) = agreement(pair_scores(table("a", x), table("b", 1 - x))).to_dict("records")
-    assert row["pearson"] == row["spearman"] == pytest.approx(-1)
+    assert row["pearson"] == pytest.approx(-1) and row["spearman"] == pytest.approx(-1)
 
 
 def test_pairs_must_fit():
