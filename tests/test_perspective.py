@@ -1,4 +1,5 @@
 "Perspective and other services, against servers on this machine: bad days, a killed process, and the end."
+import asyncio
 import datetime
 import json
 import logging
@@ -9,7 +10,9 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
+import httpx
 import numpy as np
 import pytest
 from perspective_server import KEY, PerspectiveServer, true_score
@@ -205,6 +208,17 @@ def test_a_dead_host():
         judge = scorer(server)
     with pytest.raises(InputError, match="cannot be reached. Perspective ended with 2026.*archive:FOLDER"):
         judge.score(["a"], "en")
+
+
+@pytest.mark.parametrize("seconds, kind", [(2.1, "unreachable"), (600, "ConnectTimeout")])
+def test_a_timeout_that_came_late_says_nothing_about_the_host(monkeypatch, seconds, kind):
+    class Client:
+        async def post(self, url, content):
+            raise httpx.ConnectTimeout("")
+
+    judge, clock = PerspectiveScorer(KEY, "http://127.0.0.1:9/x", timeout=2.0), iter([0.0, seconds])
+    monkeypatch.setattr(perspective, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    assert asyncio.run(judge._service._ask(Client(), 0, "{}", None)).kind == kind
 
 
 def test_the_end_and_a_missing_key(monkeypatch, tmp_path):
