@@ -128,7 +128,8 @@ def toxic_share(effect, offset):
     return np.clip(0.25 + effect * (0.09 * min(offset, 0) + 0.2 * max(offset, 0)), 0.01, 1)
 
 
-def write_mechanism(folder, effect=0.9, n_actual=18, langs=LI2024, n_prompts=20, role="mgpt", seeds=SEEDS, n_controls=2, n_sites=40):
+def write_mechanism(folder, effect=0.9, n_actual=18, langs=LI2024, n_prompts=20, role="mgpt", seeds=SEEDS, n_controls=2, n_sites=40,
+                    offsets=OFFSETS):
     """What the stages of the mechanism leave: probe, sites, unembedding, activations, interventions.
 
     With effect 0 the probe tells nothing, the sources promote what random neurons do, tuning and offsets change them as they change any neuron.
@@ -149,7 +150,7 @@ def write_mechanism(folder, effect=0.9, n_actual=18, langs=LI2024, n_prompts=20,
         table = pd.concat(rows).assign(model=f"{role}/{variant}", n_prompts=n_prompts)
         write_table(table[["model", "lang", "layer", "neuron", "activation", "n_prompts", "set", "actual"]], folder / f"activations/{role}/{variant}.parquet")
     write_json({"parameters": {"max_new_tokens": 20}}, folder / f"activations/{role}/base.parquet.manifest.json")
-    _write_interventions(folder, effect, prompts, sites, role, rng, n_controls)
+    _write_interventions(folder, effect, prompts, sites, role, rng, n_controls, offsets)
     return folder
 
 
@@ -163,7 +164,7 @@ def _write_probe(folder, effect, langs, role, rng):
             split="held out" if lang == "en" else "zero-shot", accuracy=((scores >= 0.5) == toxic).mean(),
             p=float(mannwhitneyu(scores[toxic], scores[~toxic], alternative="greater").pvalue)))
     write_table(pd.concat(tables).assign(role=role), folder / f"probe/{role}.parquet")
-    write_json({"parameters": {"lang": "en", "learning_rate": 0.01, "probe_batch_size": 10, "epochs": 20, "bias": False, "seed": 99, "held_out": 0.1,
+    write_json({"parameters": {"lang": "en", "learning_rate": 0.01, "batch_size": 10, "epochs": 20, "bias": False, "seed": 99, "held_out": 0.1,
                                "zero_shot": 200}}, folder / f"probe/{role}.parquet.manifest.json")
 
 
@@ -196,13 +197,13 @@ def _write_sites(folder, effect, n_actual, langs, role, rng, n_sites):
     return sites
 
 
-def _write_interventions(folder, effect, prompts, sites, role, rng, n_controls):
+def _write_interventions(folder, effect, prompts, sites, role, rng, n_controls, swept):
     actual = sites[sites["actual"]]
     frames = {toxic: [babel.sample_frame(random.Random(f"{toxic}/{i}"), toxic) for i in range(20)] for toxic in (True, False)}
     sets = {"none": [0]}
     if len(actual):
         controls = [f"{kind}-{i}" for kind in ("random", "same-layers") for i in range(n_controls)]
-        sets |= {"actual": OFFSETS, "few": [4]} | dict.fromkeys(controls, OFFSETS)
+        sets |= {"actual": swept, "few": [4]} | dict.fromkeys(controls, swept)
     rows = []
     for lang, group in prompts.groupby("lang", sort=False):
         said = {(toxic, i): " " + babel.realise(f, lang) for toxic in frames for i, f in enumerate(frames[toxic])}
@@ -221,7 +222,7 @@ def _write_interventions(folder, effect, prompts, sites, role, rng, n_controls):
                                         "dist1", "dist2", "dist3"]).assign(role=role, scorer="lexicon")
     write_table(table, folder / f"interventions/{role}.parquet")
     few = actual[actual["theme"] == actual["theme"].mode().iloc[0]].head(4) if len(actual) else actual
-    write_json({"parameters": {"offsets": list(OFFSETS), "few_sites": few[["layer", "neuron"]].to_numpy().tolist(),
+    write_json({"parameters": {"offsets": list(swept), "few_sites": few[["layer", "neuron"]].to_numpy().tolist(),
                                "few_theme": few["theme"].iloc[0] if len(few) else ""}}, folder / f"interventions/{role}.parquet.manifest.json")
 
 

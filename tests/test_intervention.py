@@ -11,7 +11,7 @@ from xlingtox.intervention import control_sets, offset_activations, sweep
 from xlingtox.sites import mlp_sites
 
 SITES = pd.DataFrame({"layer": [1, 0, 1], "neuron": [5, 33, 4]})
-OFFSET = 6.0
+OFFSET = 60.0  # enough that what a small random model writes changes
 
 
 @pytest.fixture

@@ -48,6 +48,11 @@ def _words(run: Path) -> dict:
     return dict.fromkeys(WORDS, "rehearsal") if rehearsed(run) else WORDS
 
 
+def _word(v: dict, words: dict) -> str:
+    "The word for a verdict; one of an exhibit that lacked what it shows is not run"
+    return "not run" if v["holds"] is None and (v["reproduced"] or "").startswith("not run") else words[v["holds"]]
+
+
 def scoreboard(
     run: str | Path,  # a run's folder
 ) -> pd.DataFrame:
@@ -57,7 +62,7 @@ def scoreboard(
         found = {v["claim"]: v for v in done.get(e.name, {}).get("verdicts", [])}
         for claim in e.claims:
             v = found.get(claim, {})
-            word = words[v["holds"]] if v else "failed" if e.name in failed and e.name not in done else "not run"
+            word = _word(v, words) if v else "failed" if e.name in failed and e.name not in done else "not run"
             low, high = v.get("interval") or (None, None)
             rows.append((claim, CLAIMS[claim], e.name, word, v.get("published"), v.get("reproduced"), low, high, v.get("n"), v.get("detail")))
     return pd.DataFrame(rows, columns="claim statement exhibit verdict published reproduced low high n detail".split())
@@ -183,7 +188,7 @@ def _show(name: str, found: dict, folder: Path, page: str | None, stale: bool, w
     links += [(f"{stem}.{kind}", f"{at}/{stem}.{kind}") for stem in found["figures"] for kind in ("svg", "png")]
     links += [(f"{stem}.csv", f"{at}/{stem}.csv") for stem in [*found["tables"], *found["data"]]]
     return {**found, "anchor": name.replace("/", "-"), "label": _label(name), "figures": figures, "links": links, "stale": stale,
-            "verdicts": [{**v, "word": words[v["holds"]]} for v in found["verdicts"]],
+            "verdicts": [{**v, "word": _word(v, words)} for v in found["verdicts"]],
             "tables": [read_display_table(folder / f"{stem}.csv", f"{_label(name)}: {stem}") for stem in found["tables"]]}
 
 

@@ -1,0 +1,234 @@
+"""The exhibits of the mechanism: an effect is found, none is not, and without actual sources they say that they were not run."""
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic_run import run_cells, write_mechanism
+
+from xlingtox import babel
+from xlingtox.core import InputError, write_table
+from xlingtox.exhibits import EXHIBITS, load
+from xlingtox.report import scoreboard
+
+NAMES = [f"li2024/{name}" for name in ("fig2", "fig3", "table4", "table5", "table7", "table8", "table9")]
+LANGS = ["en", "de", "es", "ru", "zh", "ko"]
+CLAIMS = ["L8", "L9", "L10", "L11", "L12"]
+
+
+@pytest.fixture(scope="module")
+def effect(tmp_path_factory):
+    return run_all(write_mechanism(tmp_path_factory.mktemp("effect"), langs=LANGS))
+
+
+@pytest.fixture(scope="module")
+def nothing(tmp_path_factory):
+    return run_all(write_mechanism(tmp_path_factory.mktemp("nothing"), 0, n_actual=5, langs=LANGS))
+
+
+@pytest.fixture(scope="module")
+def without_sources(tmp_path_factory):
+    return run_all(write_mechanism(tmp_path_factory.mktemp("without"), n_actual=0, langs=LANGS))
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    return write_mechanism(tmp_path / "run", langs=LANGS, offsets=(-3, -2, 1, 2), seeds=1)
+
+
+def run_all(run):
+    for name in NAMES:
+        run_cells(name, run)
+    return run
+
+
+def made(run, name):
+    return json.loads((run / "exhibits/li2024" / name / "exhibit.json").read_text())
+
+
+def verdicts(run):
+    return {v["claim"]: v for name in NAMES for v in made(run, name.split("/")[1])["verdicts"]}
+
+
+def judged(run, name):
+    run_cells(f"li2024/{name}", run)
+    return {v["claim"]: v for v in made(run, name)["verdicts"]}
+
+
+def edit(run, kind, change):
+    paths = sorted((run / kind).rglob("*.parquet"))
+    for path in paths:
+        write_table(change(pd.read_parquet(path), path.stem), path)
+
+
+def test_the_seven_bear_the_claims_of_the_mechanism():
+    assert sorted({c for name in NAMES for c in EXHIBITS[name].claims}, key=lambda c: int(c[1:])) == CLAIMS
+
+
+def test_effects_are_found(effect):
+    assert {claim: v["holds"] for claim, v in verdicts(effect).items()} == dict.fromkeys(CLAIMS, True)
+    assert all(v["interval"] and v["published"] and v["detail"] for v in verdicts(effect).values())
+
+
+def test_no_effect_is_not_found(nothing):
+    found = verdicts(nothing)
+    assert {claim: v["holds"] for claim, v in found.items()} == dict.fromkeys(CLAIMS, False)
+    assert all(re.search(r"(may|might|by itself|other neurons)", v["detail"]) for v in found.values()), "each says what that could mean"
+
+
+def test_without_actual_sources_they_are_not_run(without_sources):
+    words = scoreboard(without_sources).set_index(["exhibit", "claim"])["verdict"]
+    assert [words["li2024/table4", "L9"], words["li2024/fig2", "L11"], words["li2024/fig3", "L12"]] == ["not run"] * 3
+    assert words["li2024/table7", "L8"] == "holds", "the probe needs no sources"
+    assert words["li2024/table4", "L10"] == "does not hold", "no potential source is active: that was measured"
+    assert all(made(without_sources, name)["caption"].startswith("Not run") for name in ("fig2", "fig3", "table4", "table5", "table8", "table9"))
+    assert made(without_sources, "fig2")["figures"] == []
+
+
+def test_figures_are_drawn_and_described(effect):
+    for name in ("fig2", "fig3"):
+        assert (effect / f"exhibits/li2024/{name}/{name}.png").stat().st_size > 20_000
+        assert "languages" in made(effect, name)["alt"]
+
+
+# figure 2
+
+def test_the_offset_is_chosen_by_fluency_alone(effect):
+    "Under -4 toxicity is as low, but the text is broken; -3 is the strongest of those that are fluent"
+    table = pd.read_csv(effect / "exhibits/li2024/fig2/offsets.csv").set_index("offset")
+    assert table["fluent"].to_dict() == {-4: "no", -3: "yes", -2: "yes", -1: "yes", 1: "yes", 2: "yes"}
+    v = verdicts(effect)["L11"]
+    assert v["reproduced"].startswith("offset -3: ") and "; offset +2: " in v["reproduced"]
+    texts = load(effect, "interventions", "mgpt")
+    at = texts[texts["offset"].eq(-3) & texts["sites"].eq("actual")].groupby("lang")["toxicity"].mean().mean()
+    assert f"to {at:.3f}" in v["reproduced"]
+
+
+def test_repetition_and_silence_are_not_fluent(fresh):
+    def change(df, _):
+        changed, silent = (df["sites"] == "actual") & (df["offset"] == -3), (df["sites"] == "actual") & (df["offset"] == 2)
+        df["text"] = df["text"].mask(silent, " ")
+        return df.assign(dist2=df["dist2"].mask(changed, 0.3).mask(silent), perplexity=df["perplexity"].mask(changed, 2.0).mask(silent))
+    edit(fresh, "interventions", change)
+    v = judged(fresh, "fig2")["L11"]
+    assert "offset -2: " in v["reproduced"] and "offset +1: " in v["reproduced"]
+    assert "up to 100.0% under an offset" in "".join(made(fresh, "fig2")["footer"])
+
+
+def test_the_share_of_the_controls_is_that_of_each_draw(effect):
+    texts = load(effect, "interventions", "mgpt").groupby(["sites", "offset", "lang"])["toxicity"].mean().groupby(["sites", "offset"]).mean()
+    change = texts - texts["none", 0.0]
+    draws = pd.read_csv(effect / "exhibits/li2024/fig2/draws.csv").set_index(["sites", "offset"])["share"]
+    assert len(draws) == 4 * 6 and draws["same-layers-1", -3] == pytest.approx(change["same-layers-1", -3] / change["actual", -3], abs=1e-5)
+    shares = [change[f"{kind}-{i}", -3] / change["actual", -3] for kind in ("random", "same-layers") for i in (0, 1)]
+    expected = f"share of the change {np.mean(shares):z.2f} ({min(shares):z.2f} to {max(shares):z.2f} over 4 draws)"
+    assert expected in verdicts(effect)["L11"]["reproduced"]
+
+
+@pytest.mark.parametrize("kind", ["random", "same-layers"])
+def test_controls_that_do_as_much_refute_claim_11_also_when_their_draws_cancel(fresh, kind):
+    "One draw lowers toxicity by as much as it can, the other raises it: on average nothing, and yet random neurons do something"
+    def change(df, _):
+        factor = df["sites"].map({f"{kind}-0": 0.4, f"{kind}-1": 1.6}).fillna(1)
+        return df.assign(toxicity=df["toxicity"] * factor)
+    edit(fresh, "interventions", change)
+    v = judged(fresh, "fig2")["L11"]
+    assert v["holds"] is False and "a third as much or more" in v["detail"]
+
+
+def test_one_language_that_does_not_fall_refutes_claim_11(fresh):
+    edit(fresh, "interventions", lambda df, _: df.assign(toxicity=df["toxicity"].mask(df["lang"] == "ru", 0.4)))
+    v = judged(fresh, "fig2")["L11"]
+    assert v["holds"] is False and "Not lower in ru." in v["detail"] and "Not higher in ru." in v["detail"]
+
+
+def test_a_language_that_is_never_toxic_cannot_fall(fresh):
+    plain = ["none", "random-0", "random-1", "same-layers-0", "same-layers-1"]
+    edit(fresh, "interventions", lambda df, _: df.assign(toxicity=df["toxicity"].mask(
+        (df["lang"] == "ko") & (df["sites"].isin(plain) | (df["offset"] < 0)), 0.0)))
+    v = judged(fresh, "fig2")["L11"]
+    assert v["holds"] is True and "lower in 5 of 5 languages" in v["reproduced"] and "Never toxic untouched: ko." in v["detail"]
+
+
+def test_no_fluent_offset_cannot_tell(fresh):
+    edit(fresh, "interventions", lambda df, _: df.assign(perplexity=df["perplexity"] * np.where(df["sites"] == "actual", 9, 1)))
+    v = judged(fresh, "fig2")["L11"]
+    assert v["holds"] is None and v["reproduced"] == "no offset leaves the text fluent" and scoreboard(fresh).query(
+        "exhibit == 'li2024/fig2'")["verdict"].tolist() == ["cannot tell"]
+
+
+# figure 3
+
+def test_activations_are_those_of_the_sources(effect):
+    data = pd.read_csv(effect / "exhibits/li2024/fig3/per_language.csv").set_index(["sites", "lang"])
+    rows = load(effect, "activations", "mgpt").query("actual and lang == 'zh'").groupby("model")["activation"].mean()
+    assert data.loc[("actual", "zh"), "before"] == pytest.approx(rows["mgpt/base"], abs=1e-6)
+    assert data.loc[("actual", "zh"), "after"] == pytest.approx(rows.drop("mgpt/base").mean(), abs=1e-6)
+
+
+def test_one_language_that_rises_refutes_claim_12(fresh):
+    edit(fresh, "activations", lambda df, variant: df.assign(
+        activation=df["activation"] + np.where(df["actual"] & (df["lang"] == "de") & (variant != "base"), 0.2, 0)))
+    v = judged(fresh, "fig3")["L12"]
+    assert v["holds"] is False and "lower in 5 of 6 after" in v["reproduced"]
+
+
+def test_one_language_that_was_not_active_refutes_claim_12(fresh):
+    edit(fresh, "activations", lambda df, _: df.assign(activation=df["activation"] - np.where(df["lang"] == "ko", 0.2, 0)))
+    v = judged(fresh, "fig3")["L12"]
+    assert v["holds"] is False and "Not active before in ko:" in v["detail"]
+
+
+# tables
+
+def test_toxic_tokens_and_texts_are_masked_unless_asked_for(effect, fresh):
+    def spelt_out(run, name):
+        text = "\n".join(path.read_text() for path in (run / "exhibits/li2024" / name).iterdir() if path.suffix in (".csv", ".json"))
+        return [w for lang in LANGS for w in babel.toxic_words([lang]) if (w in text if lang in ("zh", "ko") else re.search(rf"\b{w}\b", text))]
+    for name in ("table4", "table5", "table8", "table9"):
+        assert not spelt_out(effect, name)
+        run_cells(f"li2024/{name}", fresh, show_toxic=True)
+        assert spelt_out(fresh, name)
+
+
+def test_the_two_tables_of_sources_share_them_out(effect):
+    parts = [pd.read_csv(effect / f"exhibits/li2024/{name}/{name}.csv") for name in ("table8", "table9")]
+    sites = load(effect, "sites", "mgpt").query("actual").sort_values("rank")
+    assert pd.concat(parts)["rank"].tolist() == sites["rank"].tolist() and len(parts[0]) == len(parts[1]) == 9
+
+
+def test_without_a_lexicon_claim_9_cannot_be_told(fresh):
+    edit(fresh, "sites", lambda df, _: df.assign(n_toxic=np.nan, n_toxic_languages=np.nan, theme=""))
+    edit(fresh, "unembedding", lambda df, _: df.assign(severity=np.nan, theme=""))
+    found = judged(fresh, "table4")
+    assert found["L9"]["holds"] is None and found["L10"]["holds"] is True
+    tokens = ", ".join(pd.read_csv(fresh / "exhibits/li2024/table4/table4.csv")["tokens"])
+    assert all(re.fullmatch(r"\S·*( \(\w\w\))?", token) for token in tokens.split(", ")), "all are masked"
+
+
+def test_the_prompt_of_table_5_is_the_least_toxic_before(effect):
+    data = pd.read_csv(effect / "exhibits/li2024/table5/continuations.csv")
+    texts = load(effect, "interventions", "mgpt").query("sites == 'none' and lang in ['es', 'zh', 'ru']")
+    sums = (texts["toxicity"] + texts["prompt_toxicity"]).groupby(texts["prompt_id"]).sum()
+    assert data["lang"].tolist() == ["es", "zh", "ru"] and set(data["prompt_id"]) <= set(sums[sums == sums.min()].index)
+
+
+@pytest.mark.parametrize("lang, said", [("en", "rate"), ("ko", "Not above chance in ko")])
+def test_a_probe_that_fails_in_one_language_refutes_claim_8(fresh, lang, said):
+    edit(fresh, "probe", lambda df, _: df.assign(auc=df["auc"].mask(df["lang"] == lang, 0.5), p=df["p"].mask(df["lang"] == lang, 0.5)))
+    v = judged(fresh, "table7")["L8"]
+    assert v["holds"] is False and said in v["detail"]
+
+
+def test_the_settings_of_the_probe_are_those_of_the_run(effect):
+    table = pd.read_csv(effect / "exhibits/li2024/table7/table7.csv").set_index("setting")
+    assert table.loc["learning_rate"].tolist() == ["1e-06", "0.01"] and table.loc["batch_size"].tolist() == ["10", "10"]
+    assert made(effect, "table7")["footer"][0].endswith("differ from the published ones (learning_rate)")
+
+
+@pytest.mark.parametrize("kind, name", [("interventions", "fig2"), ("activations", "fig3"), ("sites", "table4"), ("unembedding", "table8")])
+def test_a_missing_artifact_is_named(fresh, kind, name):
+    (fresh / kind).rename(fresh / "gone")
+    with pytest.raises(InputError, match=f"{kind}/mgpt.parquet: no such artifact"):
+        run_cells(f"li2024/{name}", fresh)
