@@ -17,6 +17,7 @@ import logging
 import os
 import selectors
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -136,6 +137,7 @@ class _Events(logging.Handler):
 def snakemake_main(arguments: list[str]):
     "Run Snakemake with events on standard output and everything else on standard error"
     die_with_parent()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have it ignore; see `_end`
     stream = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     logging.getLogger("snakemake").addHandler(_Events(stream))
@@ -162,7 +164,7 @@ def cluster_arguments() -> list[str]:
 def _end(child: subprocess.Popen, executor: str):
     "End Snakemake and what it started; jobs on a cluster are cancelled by Snakemake itself, which takes a moment"
     if executor != "local" and child.poll() is None:
-        child.terminate()
+        child.send_signal(signal.SIGINT)  # at SIGTERM it would wait for its jobs
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(60)
     child.kill()
