@@ -287,5 +287,5 @@ def tune_variant(
     return log
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and "__file__" in globals():
     tune_variant(*sys.argv[1:])
