@@ -17,7 +17,7 @@ paper: .venv/.installed ## reproduce every exhibit of a profile and write the re
 
 test: .venv/.installed-dev ## run every notebook, then the tests that take seconds (the long ones: pytest -m slow)
 	OMP_NUM_THREADS=1 $(bin)/nbdev-test --n-workers 2 --do-print --timing
-	$(bin)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
+	$(bin)/python -m pytest -m "not slow" --numprocesses 2 --dist worksteal
 
 bench: .venv/.installed ## measure speed against the plain way of doing the same
 	$(bin)/python -m benchmarks

@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.stats import mannwhitneyu
 
 from xlingtox import agreement, babel
-from xlingtox.core import write_json, write_table
+from xlingtox.core import write_json, write_manifest, write_table
 from xlingtox.languages import LI2024
 from xlingtox.scorers import LexiconScorer, auc_table
 
@@ -76,8 +76,8 @@ def write_variant(folder, role, variant, strength, langs, n_prompts):
 def write_tuned(folder, role, variant, settings):
     "The record of a tuned model, without the model"
     write_table(pd.DataFrame({"step": [20, 60], "loss": [0.5, 0.3], "eval_loss": [0.5, 0.3]}), folder / f"models/{role}/{variant}/log.parquet")
-    write_json({"parameters": {"learning_rate": 2e-5, "beta": 0.1, "batch_size": 16, "max_steps": 60, "epochs": 5} | settings},
-               folder / f"models/{role}/{variant}.manifest.json")
+    common = {"learning_rate": 2e-5, "beta": 0.1, "batch_size": 16, "max_steps": 60, "epochs": 5}
+    write_manifest(folder / f"models/{role}/{variant}.manifest.json", {}, common | settings, 0, 1.0)
 
 
 METRICS = ["role", "variant", "lang", "metric", "value", "low", "high", "n_prompts", "k", "n_missing"]
@@ -149,7 +149,7 @@ def write_mechanism(folder, effect=0.9, n_actual=18, langs=LI2024, n_prompts=20,
                                        + rng.normal(0, 0.004, len(neurons))))
         table = pd.concat(rows).assign(model=f"{role}/{variant}", n_prompts=n_prompts)
         write_table(table[["model", "lang", "layer", "neuron", "activation", "n_prompts", "set", "actual"]], folder / f"activations/{role}/{variant}.parquet")
-    write_json({"parameters": {"max_new_tokens": 20}}, folder / f"activations/{role}/base.parquet.manifest.json")
+    write_manifest(folder / f"activations/{role}/base.parquet.manifest.json", {}, {"max_new_tokens": 20}, 0, 1.0)
     _write_interventions(folder, effect, prompts, sites, role, rng, n_controls, offsets)
     return folder
 
@@ -164,8 +164,9 @@ def _write_probe(folder, effect, langs, role, rng):
             split="held out" if lang == "en" else "zero-shot", accuracy=((scores >= 0.5) == toxic).mean(),
             p=float(mannwhitneyu(scores[toxic], scores[~toxic], alternative="greater").pvalue)))
     write_table(pd.concat(tables).assign(role=role), folder / f"probe/{role}.parquet")
-    write_json({"parameters": {"lang": "en", "learning_rate": 0.01, "batch_size": 10, "epochs": 20, "bias": False, "seed": 99, "held_out": 0.1,
-                               "zero_shot": 200}}, folder / f"probe/{role}.parquet.manifest.json")
+    write_manifest(folder / f"probe/{role}.parquet.manifest.json", {},
+                   {"lang": "en", "learning_rate": 0.01, "batch_size": 10, "epochs": 20, "bias": False, "seed": 99, "held_out": 0.1,
+                    "zero_shot": 200}, 0, 1.0)
 
 
 def _write_sites(folder, effect, n_actual, langs, role, rng, n_sites):
@@ -222,8 +223,9 @@ def _write_interventions(folder, effect, prompts, sites, role, rng, n_controls, 
                                         "dist1", "dist2", "dist3"]).assign(role=role, scorer="lexicon")
     write_table(table, folder / f"interventions/{role}.parquet")
     few = actual[actual["theme"] == actual["theme"].mode().iloc[0]].head(4) if len(actual) else actual
-    write_json({"parameters": {"offsets": list(swept), "few_sites": few[["layer", "neuron"]].to_numpy().tolist(),
-                               "few_theme": few["theme"].iloc[0] if len(few) else ""}}, folder / f"interventions/{role}.parquet.manifest.json")
+    write_manifest(folder / f"interventions/{role}.parquet.manifest.json", {},
+                   {"offsets": list(swept), "few_sites": few[["layer", "neuron"]].to_numpy().tolist(),
+                    "few_theme": few["theme"].iloc[0] if len(few) else ""}, 0, 1.0)
 
 
 def hash_of(text):
