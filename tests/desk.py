@@ -30,7 +30,7 @@ class Desk:
     def call(self, *arguments, **env):
         "Exit status and what was written"
         process = self.start(*arguments, **env)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=1500)
         return process.returncode, out, err
 
     def ran(self) -> list[str]:

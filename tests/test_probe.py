@@ -64,7 +64,7 @@ def test_the_loop_is_that_of_a_torch_linear():
             loss(torch.sigmoid(layer(torch.tensor(x)[batch]))[:, 0], torch.tensor(y.astype(np.float32))[batch]).backward()
             optimizer.step()
     np.testing.assert_allclose(got.weight, layer.weight.detach().numpy()[0], atol=2e-6)
-    assert got.bias == pytest.approx(float(layer.bias), abs=2e-6) and got.bias != 0
+    assert got.bias == pytest.approx(layer.bias.item(), abs=2e-6) and got.bias != 0
 
 
 def test_without_bias_and_with_the_published_settings():

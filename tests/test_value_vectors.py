@@ -5,7 +5,6 @@ import pytest
 import torch
 from conftest import ARCHITECTURES
 
-from xlingtox import babel
 from xlingtox.core import InputError
 from xlingtox.probe import Probe
 from xlingtox.sites import mlp_sites
@@ -94,12 +93,11 @@ def test_counting_languages():
 
 def test_a_vector_made_toxic_is_found(toy_model, toy_tokenizer):
     "A value vector that is the sum of toxic tokens' unembeddings, among random ones"
-    model, lexicon = toy_model("gpt2"), babel.load_lexicon()
-    toxicity = token_toxicity(toy_tokenizer, lexicon)
-    toxic = toxicity.index[toxicity["severity"] > 0]
-    assert len(toxic) > 8
+    model, toxic = toy_model("gpt2"), range(100, 109)
+    toxicity = pd.DataFrame({"severity": 0.0, "theme": ""}, index=pd.RangeIndex(len(toy_tokenizer), name="token_id"))
+    toxicity.loc[toxic, "severity"] = 0.7
     mlp = mlp_sites(model)[1]
-    mlp.hook_point.weight.data[7] = model.get_output_embeddings().weight.data[toxic].mean(0) * 20
+    mlp.hook_point.weight.data[7] = model.get_output_embeddings().weight.data[list(toxic)].mean(0) * 20
     truth = truly_toxic(model, toy_tokenizer, toxicity, n=10).set_index(["layer", "neuron"])
     assert truth.loc[(1, 7), "toxic"] and truth["toxic"].mean() < 0.05
     chosen = pd.DataFrame({"layer": [1, 0], "neuron": [7, 3]})

@@ -95,6 +95,7 @@ def test_a_changed_setting_reruns_what_depends_on_it(desk, old, new, planned):
     assert desk.planned() == planned
 
 
+@pytest.mark.slow
 def test_further_variants_rerun_alone(desk):
     "The rate of the profile is not trained twice, and a rate more leaves everything that does not show it"
     before = set(desk.ran())
@@ -108,6 +109,7 @@ def test_further_variants_rerun_alone(desk):
     assert code == 0 and "1e-06" not in out and "dpo mgpt/lr-2e-06-0" in out
 
 
+@pytest.mark.slow
 def test_the_first_model_comes_first(fresh):
     "Tables of several models are made of the first alone, before another is touched, and again when all are there"
     profile = fresh.folder / "paper/profiles/mini.yaml"
@@ -124,6 +126,7 @@ def test_the_first_model_comes_first(fresh):
     assert code == 0 and out.startswith("nothing to do: 5 exhibits") and fresh.ran() == ran
 
 
+@pytest.mark.slow
 def test_a_failure_in_the_first_pass_is_tried_again_and_counted_once(fresh):
     profile = fresh.folder / "paper/profiles/mini.yaml"
     profile.write_text(profile.read_text().replace("seeds: [0]}", "seeds: [0]}\n  bloom-1b7: {model: \"mini:mgpt\"}"))
@@ -214,7 +217,7 @@ def test_ctrl_c_ends_everything_and_says_how_to_go_on(fresh):
     process = fresh.start("reproduce", SLOW_JOB="data prompts")
     fresh.wait_for("data prompts")
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=100)
     assert process.returncode == 130 and "the same command continues" in out and "Traceback" not in err
     assert fresh.survivors() == []
 

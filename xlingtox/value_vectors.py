@@ -116,7 +116,7 @@ def describe_tokens(
     "Language, script, toxicity and theme of promoted tokens"
     about = toxicity if toxicity is not None else pd.DataFrame({"severity": pd.Series(dtype=float), "theme": pd.Series(dtype=object)})
     return tokens.assign(lang=tokens["token_id"].map(languages["lang"]).fillna(""), script=[token_script(t) for t in tokens["token"]],
-                         severity=tokens["token_id"].map(about["severity"]), theme=tokens["token_id"].map(about["theme"]).fillna(""))
+                         severity=tokens["token_id"].map(about["severity"]), theme=tokens["token_id"].map(about["theme"]).astype(object).fillna(""))
 
 
 def multilinguality(
