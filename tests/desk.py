@@ -1,5 +1,6 @@
 """A place to call `xlingtox` from, and to see what it leaves behind."""
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -25,7 +26,8 @@ class Desk:
 
     def start(self, *arguments, **env):
         return subprocess.Popen([sys.executable, "-m", "xlingtox.cli", *arguments], cwd=self.folder, env=self.environment(**env), text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # tests in the background ignore it
 
     def call(self, *arguments, **env):
         "Exit status and what was written"
