@@ -2,6 +2,7 @@
 import importlib.machinery
 import json
 import os
+import shutil
 import subprocess
 import sys
 import types
@@ -197,11 +198,17 @@ def run(tmp_path, base):
     return make
 
 
-def two_processes(tmp_path):
-    file = tmp_path / "two.yaml"
-    file.write_text("compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_CPU\nnum_machines: 1\nnum_processes: 2\nmachine_rank: 0\n"
-                    "main_process_ip: 127.0.0.1\nmain_process_port: 0\nmixed_precision: 'no'\nuse_cpu: true\n")
+def launcher(tmp_path):
+    "A configuration of accelerate for one process"
+    file = tmp_path / "one.yaml"
+    file.write_text("compute_environment: LOCAL_MACHINE\ndistributed_type: 'NO'\nnum_processes: 1\nmixed_precision: 'no'\nuse_cpu: true\n")
     return str(file)
+
+
+def in_two_processes(folder):
+    "What accelerate does for several GPUs: the same module, started twice by torch, here on the CPU"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "xlingtox.dpo", str(folder), "bloom-7b1", "dpo-0"]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}, timeout=600)
 
 
 def test_a_stage_in_one_process(run):
@@ -213,21 +220,31 @@ def test_a_stage_in_one_process(run):
 
 
 @pytest.mark.slow
-def test_two_processes_share_each_step(run, tmp_path):
-    "Under accelerate a step has the same pairs in all, so the losses are those of one process"
+def test_accelerate_starts_the_tuning(run, tmp_path):
     alone = dpo.tune_variant(run(None), "bloom-7b1", "dpo-0")
-    folder = run(two_processes(tmp_path))
-    log = dpo.tune_variant(folder, "bloom-7b1", "dpo-0")
-    assert (folder / "models/bloom-7b1/dpo-0.manifest.json").exists() and not list((folder / "models/bloom-7b1").glob(".*"))
+    folder = run(launcher(tmp_path))
+    assert dpo.tune_variant(folder, "bloom-7b1", "dpo-0").equals(alone) and (folder / "models/bloom-7b1/dpo-0.manifest.json").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_share_each_step(run):
+    "A step has the same pairs in all, so the losses are those of one process"
+    start = run(None)
+    alone, folder = dpo.tune_variant(start, "bloom-7b1", "dpo-0"), start / "models/bloom-7b1/dpo-0"
+    shutil.rmtree(folder)
+    (folder.parent / "dpo-0.manifest.json").unlink()
+    done = in_two_processes(start)
+    assert done.returncode == 0, done.stderr
+    log = read_table(folder / "log.parquet")
+    assert (folder.parent / "dpo-0.manifest.json").exists() and not list(folder.parent.glob(".*"))
     assert log["step"].tolist() == alone["step"].tolist()
     assert log["eval_loss"].to_numpy() == pytest.approx(alone["eval_loss"].to_numpy(), rel=2e-2)
 
 
 @pytest.mark.slow
 def test_processes_that_fail_say_why(run, tmp_path):
-    folder = run(two_processes(tmp_path), batch_size=3)
-    with pytest.raises(InputError, match="3 pairs a step cannot be shared by 2 processes"):
-        dpo.tune_variant(folder, "bloom-7b1", "dpo-0")
+    done = in_two_processes(run(None, batch_size=3))
+    assert done.returncode and "3 pairs a step cannot be shared by 2 processes" in done.stderr
 
 
 def test_the_benchmark_without_a_gpu_says_so():

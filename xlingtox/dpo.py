@@ -141,7 +141,7 @@ def tune(
 ) -> pd.DataFrame:
     "Tune a model with DPO and save it: a log of `step loss eval_loss`"
     import trl
-    from datasets import Dataset, disable_progress_bars
+    from datasets import Dataset, disable_progress_bars, load_from_disk
     from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
 
     folder = Path(folder)
@@ -194,12 +194,21 @@ def tune(
         if (work / "job.json").exists() and read_json(work / "job.json") != job:
             shutil.rmtree(work)
         write_json(job, work / "job.json")
-    as_dataset = lambda df: Dataset.from_pandas(df[["prompt", "chosen", "rejected"]], preserve_index=False)  # noqa: E731
+
+    def as_dataset(df, name):
+        dataset = Dataset.from_pandas(df[["prompt", "chosen", "rejected"]], preserve_index=False)
+        if processes == 1:
+            return dataset
+        with args.main_process_first(local=False):  # trl hands the reference's log-probabilities on through a file beside the dataset's own
+            if args.process_index == 0:
+                dataset.save_to_disk(work / name)
+        return load_from_disk(work / name)
+
     callbacks = [StopAtNaN()] + [EarlyStoppingCallback(patience, min_improvement)] * early_stopping
     head = [name for name, m in model.named_modules() if m is model.get_output_embeddings()]
     on_head = peft_config is not None and set(head) & set(peft_config.target_modules)
     with _scored_by_the_whole_model(model) if on_head else contextlib.nullcontext():
-        trainer = trl.DPOTrainer(model, args=args, train_dataset=as_dataset(train), eval_dataset=as_dataset(validation),
+        trainer = trl.DPOTrainer(model, args=args, train_dataset=as_dataset(train, "train"), eval_dataset=as_dataset(validation, "validation"),
                                  processing_class=tokenizer, callbacks=callbacks, peft_config=peft_config)
     if peft_config is not None:
         _prepare_adapter(trainer.model, peft_config.lora_dropout)
@@ -269,10 +278,10 @@ def tune_variant(
     settings = profiles.stage_settings(profiles.load_run(run), "dpo", role, variant)
     base, pairs, out = run / "models" / role / "base", run / "data/preference.parquet", run / "models" / role / variant
     launcher = settings["accelerate"]
-    if launcher and "WORLD_SIZE" not in os.environ:
+    if launcher and not {"WORLD_SIZE", "XLINGTOX_LAUNCHED"} & set(os.environ):  # some launchers of one process set no WORLD_SIZE
         file = profiles.accelerate_file(launcher)
         command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file), "-m", "xlingtox.dpo", str(run), role, variant]
-        done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"XLINGTOX_LAUNCHED": "1"})
         if done.returncode:
             problem = [line for line in done.stderr.splitlines() if "InputError" in line] or done.stderr.splitlines()[-1:]
             raise InputError(f"accelerate with {file.name}: {problem[-1] if problem else 'failed'}")
