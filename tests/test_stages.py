@@ -26,6 +26,8 @@ dpo: {max_steps: 4, batch_size: 8, eval_steps: 2, eval_share: 0.1}
 generation: {k: 3, max_new_tokens: 6}
 scorer: ngram:train
 metrics: {n_resamples: 50}
+sites: {n_potential: 10}
+intervention: {offsets: [-1, 1], n_controls: 1, n_prompts: 2}
 """
 
 REAL = """
