@@ -21,7 +21,8 @@ class Desk:
         self.mark = uuid.uuid4().hex
 
     def environment(self, **extra):
-        paper = {"XLINGTOX_PAPER": str(self.folder / "paper")} if (self.folder / "paper").is_dir() else {}
+        "Of `xlingtox`; the notebooks of a fake paper import next to nothing, so they start cold"
+        paper = {"XLINGTOX_PAPER": str(self.folder / "paper"), "XLINGTOX_COLD": "1"} if (self.folder / "paper").is_dir() else {}
         return {**os.environ, **paper, "XLINGTOX_CACHE": str(self.folder / "cache"), "DESK": self.mark, **extra}
 
     def start(self, *arguments, **env):
@@ -32,7 +33,7 @@ class Desk:
     def call(self, *arguments, **env):
         "Exit status and what was written"
         process = self.start(*arguments, **env)
-        out, err = process.communicate(timeout=1500)
+        out, err = process.communicate(timeout=1500)  # only so that nothing hangs for ever
         return process.returncode, out, err
 
     def ran(self) -> list[str]:

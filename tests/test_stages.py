@@ -6,6 +6,8 @@ import pandas as pd
 import pytest
 from desk import Desk
 
+from xlingtox import workflow
+
 pytestmark = pytest.mark.slow
 
 PROFILE = """
@@ -19,7 +21,7 @@ data:
   preference: {n: 60}
   multiway: {n: 6}
   labelled: {source: "babel:labelled", languages: [en, de, es, ru, zh, ko], n: 40}
-models: {mgpt: {model: ./model, seeds: [0, 1], variants: null}, bloom-1b7: null, bloom-7b1: null, llama2-7b: null, llama3-8b: null, aya-23-8b: null}
+models: {mgpt: {model: ./model, seeds: [0, 1], variants: null}}
 capability: null
 judge: {model: ./model}
 dpo: {max_steps: 4, batch_size: 8, eval_steps: 2, eval_share: 0.1}
@@ -115,19 +117,21 @@ def test_killed_in_every_stage_the_result_is_the_same(desk, tmp_path):
     again = Desk(tmp_path, "tiny")
     shutil.copytree(desk.folder / "model", tmp_path / "model")
     (tmp_path / "tiny.yaml").write_text(PROFILE)
-    for job, after in {"dpo mgpt/dpo-0": 7, "generate mgpt/dpo-1": 5, "score mgpt/dpo-1": 1.5, "li2024/fig1": 2}.items():
-        again.kill_in(job, after, "reproduce", "--profile", "tiny.yaml", "--jobs", "1")
+    command = ["reproduce", "--profile", "tiny.yaml", "--only", "li2024/fig1", "--only", "li2024/table2", "--jobs", "1"]
+    for job, after in {"dpo mgpt/dpo-0": 7, "generate mgpt/dpo-1": 5, "score mgpt/dpo-1": 1.5, "perplexity mgpt/base": 5, "li2024/fig1": 2}.items():
+        again.kill_in(job, after, *command)
         assert again.survivors() == [], job
-    code, out, err = again.call("reproduce", "--profile", "tiny.yaml")
+    code, out, err = again.call(*command)
     assert code == 0, out + err
     expected, found = tables(desk.run), tables(again.run)
-    assert sorted(found) == sorted(expected)
-    assert [name for name in expected if found[name] != expected[name]] == []
+    assert len(found) > 15 and {"perplexity", "metrics", "exhibits"} <= {name.split("/")[0] for name in found}
+    assert [name for name in found if found[name] != expected[name]] == []
 
 
 def test_real_sentences_pass_through_the_same_stages(desk, real_data):
     (desk.folder / "real.yaml").write_text(REAL)
-    code, out, err = desk.call("reproduce", "--profile", "real.yaml", "--data", str(real_data))
+    only = [word for name in workflow.FIRST for word in ("--only", name)]
+    code, out, err = desk.call("reproduce", "--profile", "real.yaml", "--data", str(real_data), *only)
     assert code == 0, out + err
     generations = pd.read_parquet(desk.folder / "runs/real/generations/mgpt/base.parquet")
     assert generations["lang"].nunique() == 17 and generations.groupby("lang")["prompt_id"].nunique().eq(200).all()

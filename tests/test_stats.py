@@ -124,10 +124,6 @@ def test_holm():
     assert np.isnan(got[1])
     np.testing.assert_allclose(got[[0, 2, 3, 4]], wanted)
     assert np.isnan(holm([np.nan])).all() and holm([]).shape == (0,)
-    from statsmodels.stats.multitest import multipletests
-    for seed in range(20):
-        p = np.random.default_rng(seed).random(1 + seed).round(1) ** 3  # with ties
-        assert holm(p) == pytest.approx(multipletests(p, method="holm")[1])
     assert holm(pd.Series([0.01, 0.02])).tolist() == pytest.approx([0.02, 0.02])
 
 

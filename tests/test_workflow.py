@@ -217,7 +217,7 @@ def test_ctrl_c_ends_everything_and_says_how_to_go_on(fresh):
     process = fresh.start("reproduce", SLOW_JOB="data prompts")
     fresh.wait_for("data prompts")
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=100)
+    out, err = process.communicate(timeout=20)
     assert process.returncode == 130 and "the same command continues" in out and "Traceback" not in err
     assert fresh.survivors() == []
 

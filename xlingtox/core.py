@@ -6,13 +6,15 @@ Docs: https://xlingtox.github.io/xlingtox/core.html.md"""
 
 # %% auto #0
 __all__ = ['InputError', 'atomic_path', 'write_table', 'read_table', 'check_columns', 'write_json', 'read_json', 'digest',
-           'file_digest', 'versions', 'write_manifest', 'slug', 'cache_dir', 'assets', 'mask']
+           'file_digest', 'versions', 'write_manifest', 'slug', 'closest', 'cache_dir', 'assets', 'mask']
 
 # %% ../nbs/00_core.ipynb #c002
 import contextlib
 import datetime
+import difflib
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -87,9 +89,18 @@ def check_columns(df: pd.DataFrame, columns: list[str], where: str | Path):
 
 
 def write_json(obj, path: str | Path):
-    "Write JSON that a person can read, whole or not at all"
+    "Write JSON that a person can read, whole or not at all; what is not a number is null"
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(obj, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(_without_nan(obj), indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _without_nan(value):
+    "The value with None for nan and infinity, which JSON does not have"
+    if isinstance(value, dict):
+        return {k: _without_nan(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: str | Path):
@@ -151,6 +162,12 @@ def write_manifest(
 def slug(name: str) -> str:
     "A folder's name for a hub id, a path or a spec such as `mini:mgpt`"
     return re.sub(r"[^A-Za-z0-9._-]+", "--", name).strip("-")
+
+
+def closest(word: str, known) -> str:
+    "A hint at the known word that `word` may stand for"
+    near = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def cache_dir() -> Path:

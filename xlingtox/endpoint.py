@@ -13,11 +13,9 @@ import os
 import re
 from collections.abc import Iterator
 
-import numpy as np
-
 from .core import InputError, digest
 from .languages import LANGUAGES
-from .perspective import Answer, Fault, Service, error_message, gather
+from .perspective import Answer, Asking, Fault, Service, error_message
 
 # %% ../nbs/09b_endpoint.ipynb #c005
 INSTRUCTION = ("You judge how toxic a text is: rude, disrespectful or unreasonable, so that it would make people leave a discussion. The user's "
@@ -37,7 +35,7 @@ CATEGORIES = ("harassment", "harassment/threatening", "hate", "hate/threatening"
 WAY_OUT = "Start the server, or correct the address; scores that were archived replay with archive:FOLDER"
 
 
-class EndpointScorer:
+class EndpointScorer(Asking):
     "Scores of a moderation or chat endpoint in OpenAI's protocol"
 
     def __init__(
@@ -67,14 +65,6 @@ class EndpointScorer:
         instruction = INSTRUCTION.format(language=LANGUAGES["name"].get(lang, lang))
         return self._service.stream(texts, lambda text: {"model": self.model, "temperature": 0, "max_tokens": 8, "messages": [
             {"role": "system", "content": instruction}, {"role": "user", "content": text}]}, self._read)
-
-    def assess(self, texts: list[str], lang: str) -> tuple[np.ndarray, list[str | None]]:
-        "Toxicity of each text, and why there is none"
-        return gather(self.stream(texts, lang), len(texts))
-
-    def score(self, texts: list[str], lang: str) -> np.ndarray:
-        "Toxicity of each text"
-        return self.assess(texts, lang)[0]
 
     def _read(self, place: int, status: int, found: dict) -> Answer | Fault:
         "What an answer of the server means"

@@ -36,8 +36,8 @@ def _roles() -> dict[str, dict]:
 ROLES = _roles()
 
 # %% ../nbs/05_models.ipynb #c008
-_LLAMA_MODULES = {"attention": ["q_proj", "k_proj", "v_proj", "o_proj"], "mlp": ["gate_proj", "up_proj", "down_proj"], "embeddings": ["embed_tokens"],
-          "head": ["lm_head"]}
+_LLAMA_MODULES = {"attention": ["q_proj", "k_proj", "v_proj", "o_proj"], "mlp": ["gate_proj", "up_proj", "down_proj"],
+                  "embeddings": ["embed_tokens"], "head": ["lm_head"]}
 LORA_MODULES = {
     "gpt2": {"attention": ["attn.c_attn", "attn.c_proj"], "mlp": ["mlp.c_fc", "mlp.c_proj"], "embeddings": ["wte"], "head": ["lm_head"]},
     "bloom": {"attention": ["query_key_value", "self_attention.dense"], "mlp": ["dense_h_to_4h", "dense_4h_to_h"],

@@ -6,7 +6,7 @@ Docs: https://xlingtox.github.io/xlingtox/perspective.html.md"""
 
 # %% auto #0
 __all__ = ['MARGIN', 'CATCH_UP', 'ENDPOINT', 'LAST_DAY', 'WAY_OUT', 'ATTRIBUTES', 'Quota', 'shared_quota', 'Answer', 'Fault',
-           'Service', 'error_message', 'gather', 'PerspectiveScorer']
+           'Service', 'error_message', 'gather', 'Asking', 'PerspectiveScorer']
 
 # %% ../nbs/09a_perspective.ipynb #c002
 import asyncio
@@ -243,6 +243,18 @@ def gather(
         toxicity[answer.place], reasons[answer.place] = answer.toxicity, answer.reason
     return toxicity, reasons
 
+
+class Asking:
+    "What scorers that ask a service share: all the answers of their `stream`"
+
+    def assess(self, texts: list[str], lang: str) -> tuple[np.ndarray, list[str | None]]:
+        "Toxicity of each text, and why there is none"
+        return gather(self.stream(texts, lang), len(texts))
+
+    def score(self, texts: list[str], lang: str) -> np.ndarray:
+        "Toxicity of each text"
+        return self.assess(texts, lang)[0]
+
 # %% ../nbs/09a_perspective.ipynb #c010
 ENDPOINT = "https://commentanalyzer.googleapis.com/v1alpha1/comments:analyze"
 LAST_DAY = datetime.date(2026, 12, 31)  # "will no longer be in service after 2026"
@@ -255,7 +267,7 @@ def _today() -> datetime.date:
     return datetime.date.today()
 
 
-class PerspectiveScorer:
+class PerspectiveScorer(Asking):
     "Scores of the Perspective API, or of a service that speaks like it"
 
     def __init__(
@@ -300,14 +312,6 @@ class PerspectiveScorer:
         self.ready()
         about = {"languages": [self.as_language.get(lang, lang)], "requestedAttributes": {a: {} for a in self.attributes}, "doNotStore": True}
         return self._service.stream(texts, lambda text: {"comment": {"text": text}, **about}, self._read)
-
-    def assess(self, texts: list[str], lang: str) -> tuple[np.ndarray, list[str | None]]:
-        "Toxicity of each text, and why there is none"
-        return gather(self.stream(texts, lang), len(texts))
-
-    def score(self, texts: list[str], lang: str) -> np.ndarray:
-        "Toxicity of each text"
-        return self.assess(texts, lang)[0]
 
     def _read(self, place: int, status: int, found: dict) -> Answer | Fault:
         "What an answer of the service means"

@@ -209,13 +209,13 @@ def build_report(
     "Write the report of a run as a folder of its own; returns its index.html"
     run = run_folder(run)
     out = Path(out) if out else run / "report"
-    board, done, failed, manifests = scoreboard(run), read_exhibits(run), last_failures(run), gather_manifests(run)
+    board, done, failed, manifests, words = scoreboard(run), read_exhibits(run), last_failures(run), gather_manifests(run), _words(run)
     with atomic_path(out) as temporary:
         temporary.mkdir()
         for name in done:
             shutil.copytree(run / "exhibits" / name, temporary / "exhibits" / name)
         pages = _copy_notebooks(run, temporary, failed)
-        shown = [_show(name, found, run / "exhibits" / name, pages.get(name), name in failed, _words(run)) for name, found in done.items()]
+        shown = [_show(name, found, run / "exhibits" / name, pages.get(name), name in failed, words) for name, found in done.items()]
         for before, e in zip([None, *shown], shown, strict=False):
             e |= {"opens_paper": before is None or before["paper"] != e["paper"], "paper_title": PAPERS[e["paper"]]}
         failures = [{"job": job, "cell": f.get("cell"), "text": "\n".join([*f.get("lines", []), f.get("error", "")]),

@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 from .classifier import KNOWN, ClassifierScorer, toxic_label
-from .core import InputError, atomic_path, check_columns, digest, read_json, write_json
+from .core import InputError, atomic_path, check_columns, closest, digest, read_json, write_json
 from .endpoint import EndpointScorer
 from .languages import LANGUAGES, check_languages
 from .perspective import ENDPOINT, Answer, PerspectiveScorer
@@ -414,10 +414,17 @@ def load_scorer(
     spec: str,  # such as "lexicon:babel"
 ) -> Scorer:
     "The scorer that a spec names"
+    kind, where = _split_spec(spec)
+    return SCORERS[kind](where)
+
+
+def _split_spec(spec: str) -> tuple[str, str]:
+    "Kind of a scorer, and what follows the colon"
     kind, _, where = spec.partition(":")
     if kind not in SCORERS or not where:
-        raise InputError(f"unknown scorer {spec!r}; give KIND:WHERE with one of the kinds {', '.join(SCORERS)}")
-    return SCORERS[kind](where)
+        hint = "" if kind in SCORERS else closest(kind, SCORERS)
+        raise InputError(f"scorer: unknown scorer {spec!r}{hint}; give KIND:WHERE with one of the kinds {', '.join(SCORERS)}")
+    return kind, where
 
 
 def check_spec(
@@ -425,10 +432,8 @@ def check_spec(
     codes: list[str],  # languages that it shall judge
 ):
     "Raise `InputError` for a scorer that does not exist or lacks a language; no weights are loaded, nothing is asked"
-    kind, _, where = spec.partition(":")
+    kind, where = _split_spec(spec)
     place, _, part = where.partition("#")
-    if kind not in SCORERS or not where:
-        raise InputError(f"scorer: unknown scorer {spec!r}; give KIND:WHERE with one of the kinds {', '.join(SCORERS)}")
     if kind in ("noisy", "biased"):
         return check_spec(where, codes)
     if spec == "lexicon:babel":

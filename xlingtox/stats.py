@@ -99,10 +99,12 @@ def holm(
     p,  # [n] p-values, nan = missing
 ) -> np.ndarray:  # [n]
     "p-values corrected for their number by Holm's method"
+    from statsmodels.stats.multitest import multipletests
+
     p = np.asarray(p, dtype=float)
-    corrected, there = np.full(p.shape, np.nan), np.flatnonzero(np.isfinite(p))
-    order = there[np.argsort(p[there], kind="stable")]  # the smallest first, which is multiplied by the number of all
-    corrected[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
+    corrected, there = np.full(p.shape, np.nan), np.isfinite(p)
+    if there.any():
+        corrected[there] = multipletests(p[there], method="holm")[1]
     return corrected
 
 # %% ../nbs/13_stats.ipynb #c022

@@ -8,13 +8,13 @@ Docs: https://xlingtox.github.io/xlingtox/vllm.html.md"""
 __all__ = ['open_engine', 'prompt_seed', 'generate_batch']
 
 # %% ../nbs/06a_vllm.ipynb #c002
-import hashlib
 import importlib.util
 import shutil
 import tempfile
 from pathlib import Path
 
 from .core import InputError
+from .generation import prompt_key
 from .models import load, save
 
 # %% ../nbs/06a_vllm.ipynb #c005
@@ -50,7 +50,7 @@ def prompt_seed(
     prompt_id: str,
 ) -> int:
     "A seed that belongs to a prompt, in [0, 2^31)"
-    return int.from_bytes(hashlib.sha256(f"{seed}\x1f{lang}\x1f{prompt_id}".encode()).digest()[:4], "little") >> 1
+    return int.from_bytes(prompt_key(seed, lang, prompt_id)[:4], "little") >> 1
 
 
 def generate_batch(

@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 
 from . import exhibits, profiles
-from .core import InputError, cache_dir, digest, write_json
+from .core import InputError, cache_dir, closest, digest, write_json
 from .execute import append_progress, die_with_parent, job_name, read_progress
 
 # %% ../nbs/42_workflow.ipynb #c005
@@ -63,7 +63,7 @@ def select(
     possible = available(profile)
     for name in only:
         if name not in exhibits.EXHIBITS:
-            raise InputError(f"unknown exhibit {name}{profiles.closest(name, exhibits.EXHIBITS)}; "
+            raise InputError(f"unknown exhibit {name}{closest(name, exhibits.EXHIBITS)}; "
                              f"profile {profile.name} can make {', '.join(possible)}")
         if name not in possible:
             raise InputError(f"profile {profile.name} cannot make {name}: {lacks(profile, exhibits.EXHIBITS[name])}; "
@@ -353,7 +353,7 @@ def reproduce(
 ) -> int:
     "Run what is missing or out of date, then write the report; returns the exit status"
     if executor not in EXECUTORS:
-        raise InputError(f"--executor {executor}: unknown{profiles.closest(executor, EXECUTORS)}; there are {', '.join(EXECUTORS)}")
+        raise InputError(f"--executor {executor}: unknown{closest(executor, EXECUTORS)}; there are {', '.join(EXECUTORS)}")
     prof = profiles.load_profile(profile, data, here=not (shadow or dry_run and data is None))
     if shadow:
         from xlingtox.shadow import rehearsal
