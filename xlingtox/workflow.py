@@ -24,7 +24,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from . import exhibits, profiles
+from . import exhibits, profiles, warm
 from .core import InputError, cache_dir, closest, digest, write_json
 from .execute import append_progress, die_with_parent, job_name, read_progress
 
@@ -179,6 +179,7 @@ def _snakemake(
     *options: str,
     config: tuple[str, ...] = (),
     executor: str = "local",
+    address: str = "",  # of a process that jobs may be copies of
 ) -> subprocess.Popen:
     "Start Snakemake on a run folder"
     fig1 = [t for t in targets if t == f"exhibits/{FIRST[0]}/exhibit.json"]
@@ -187,6 +188,7 @@ def _snakemake(
                  "--rerun-triggers", "mtime", "params", "input", "--rerun-incomplete", "--keep-going", "--nolock", "--scheduler", "greedy",
                  "--nocolor", *options, *(["--prioritize", *fig1] if fig1 else []), "--", *targets]
     env = {k: v for k, v in os.environ.items() if k != "SNAKEMAKE_PROFILE"}  # or each job on a cluster would read it, and local runs too
+    env["XLINGTOX_WARM"] = address
     return subprocess.Popen([sys.executable, "-m", "xlingtox.workflow", *arguments], env=env, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL,
                             start_new_session=True, preexec_fn=die_with_parent if sys.platform == "linux" else None)
 
@@ -379,11 +381,11 @@ def reproduce(
         settings = prof.model_dump(mode="json")
         if not (run / "profile.json").exists() or json.loads((run / "profile.json").read_text()) != settings:
             write_json(settings, run / "profile.json")
-        with open(run / "workflow.log", "w") as log:
+        with open(run / "workflow.log", "w") as log, warm.server() if executor == "local" else contextlib.nullcontext("") as address:
             for targets, config in passes(prof, run, names):
                 displays.append(_Display(run, jobs, say, f" first, for {' '.join(targets)}" if config else ""))
                 child = _snakemake(run.resolve(), [f"exhibits/{n}/exhibit.json" for n in targets], jobs, log, config=config,
-                                   executor=executor)
+                                   executor=executor, address=address)
                 try:
                     failed = _follow(child, displays[-1]) != 0
                 except KeyboardInterrupt:
