@@ -191,3 +191,24 @@ print(json.dumps(said))
     assert said["some/code"] == "cannot load some/code: it brings its own Python code, which is only run with allow_remote_code=True"
     assert said["some/nothing"] == "cannot load some/nothing: it is neither a folder nor a repository of the hub that you can see"
     assert not (tmp_path / "RAN").exists()
+
+
+def test_two_who_want_the_same_miniature_train_it_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLINGTOX_CACHE", str(tmp_path))
+    begun, both = [], threading.Event()
+
+    def pretrain(recipe, corpus, folder, progress):
+        begun.append(folder)
+        if len(begun) > 1:
+            both.set()
+        both.wait(0.5)  # time for the other to begin, if nothing holds it back
+        folder.mkdir(exist_ok=True)
+
+    monkeypatch.setattr("xlingtox.pretrain.pretrain", pretrain)
+    corpus, found = babel.corpus(5), []
+    threads = [threading.Thread(target=lambda: found.append(models.mini_folder("mgpt", corpus))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(begun) == 1 and found == begun * 2

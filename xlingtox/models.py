@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .core import InputError, assets, atomic_path, cache_dir, digest, read_json
+from .core import InputError, alone, assets, atomic_path, cache_dir, digest, read_json
 from .languages import LANGUAGES
 
 # %% ../nbs/05_models.ipynb #c005
@@ -115,7 +115,9 @@ def mini_folder(
     if not folder.exists():
         from xlingtox.pretrain import pretrain
 
-        pretrain(recipe, babel.corpus(**recipe["corpus"]) if corpus is None else corpus, folder, progress)
+        with alone(folder):
+            if not folder.exists():
+                pretrain(recipe, babel.corpus(**recipe["corpus"]) if corpus is None else corpus, folder, progress)
     return folder
 
 # %% ../nbs/05_models.ipynb #c012
