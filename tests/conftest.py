@@ -23,6 +23,16 @@ ARCHITECTURES = {  # those of the papers, and beyond them Qwen and Gemma
 }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def warm_server():
+    "Runs share one process whose copies their jobs are; it imports nothing until a second job asks"
+    from xlingtox import warm
+
+    with warm.server() as address, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLINGTOX_WARM", address)
+        yield
+
+
 @pytest.fixture(scope="session")
 def toy_tokenizer():
     "A byte-level BPE of 500 tokens over English, German and Chinese sentences"

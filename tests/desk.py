@@ -21,8 +21,7 @@ class Desk:
         self.mark = uuid.uuid4().hex
 
     def environment(self, **extra):
-        "Of `xlingtox`; the notebooks of a fake paper import next to nothing, so they start cold"
-        paper = {"XLINGTOX_PAPER": str(self.folder / "paper"), "XLINGTOX_COLD": "1"} if (self.folder / "paper").is_dir() else {}
+        paper = {"XLINGTOX_PAPER": str(self.folder / "paper")} if (self.folder / "paper").is_dir() else {}
         return {**os.environ, **paper, "XLINGTOX_CACHE": str(self.folder / "cache"), "DESK": self.mark, **extra}
 
     def start(self, *arguments, **env):
@@ -69,8 +68,11 @@ class Desk:
             time.sleep(0.1)
 
     def _mine(self, process) -> bool:
+        "Started here, or a warm copy that works here: a copy has the environment of the process that it is a copy of"
         try:
-            return process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE and process.environ().get("DESK") == self.mark
+            if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
+                return False
+            return process.environ().get("DESK") == self.mark or Path(process.cwd()).is_relative_to(self.folder)
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             return False
 

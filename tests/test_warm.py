@@ -19,6 +19,12 @@ pytestmark = pytest.mark.skipif(not warm.possible(), reason="processes cannot be
 @pytest.fixture(scope="module")
 def address():
     "A server that has imported, so that what comes next are copies"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("XLINGTOX_WARM", raising=False)
+        yield from served()
+
+
+def served():
     with warm.server() as address:
         for _ in range(200):
             if os.path.exists(address) and warm.submit(address, ["--help"]) is not None:

@@ -158,6 +158,9 @@ def server():
     if not possible():
         yield ""
         return
+    if there := os.environ.get("XLINGTOX_WARM"):
+        yield there
+        return
     with sockets_folder() as folder:
         child = subprocess.Popen([sys.executable, "-Xfrozen_modules=off", "-m", "xlingtox.warm", f"{folder}/jobs"], start_new_session=True,
                                  env=os.environ | numeric_environment(1) | {"MPLBACKEND": "module://matplotlib_inline.backend_inline"},
