@@ -115,7 +115,7 @@ def test_a_dry_run_of_paper_estimates_without_the_data(tmp_path):
 
 @pytest.mark.slow
 def test_two_models_of_paper_in_rehearsal(tmp_path):
-    "Of all six it takes a quarter of an hour: `xlingtox reproduce --profile paper --shadow`"
+    "All six take some minutes: `xlingtox reproduce --profile paper --shadow`"
     desk = Desk(tmp_path, "two-shadow")
     (tmp_path / "two.yaml").write_text("extends: paper\nname: two\nmodels: {mgpt: {seeds: [0], variants: null}, llama3-8b: {seeds: [0]}}\n")
     code, out, err = desk.call("reproduce", "--profile", "two.yaml", "--shadow", "--jobs", "2")
