@@ -1,35 +1,36 @@
 """Jobs that are copies of a process with everything imported: they fail, die and are killed as other jobs are."""
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+from types import SimpleNamespace
 
+import fake_paper
 import nbformat
 import psutil
 import pytest
+from desk import Desk
 
 from xlingtox import warm
-from xlingtox.execute import read_progress
+from xlingtox.execute import job_name, read_progress
 
-pytestmark = pytest.mark.skipif(not warm.possible(), reason="processes cannot be copied here")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are copied on Linux only")
 
 
 @pytest.fixture(scope="module")
 def address():
-    "A server that has imported, so that what comes next are copies"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("XLINGTOX_WARM", raising=False)
-        yield from served()
-
-
-def served():
-    with warm.server() as address:
-        for _ in range(200):
-            if os.path.exists(address) and warm.submit(address, ["--help"]) is not None:
-                break
-            time.sleep(0.05)
+    "A server that has imported, so that what comes next are copies; on a machine with a GPU too, since nothing here speaks to it"
+    with contextlib.ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("XLINGTOX_WARM", raising=False)
+            patch.setattr(warm, "possible", lambda: True)
+            address = stack.enter_context(warm.server())
+        assert [warm.submit(address, ["--help"]) for _ in range(warm.COLD)] == [None] * warm.COLD, "the first jobs start cold"
         yield address
 
 
@@ -87,3 +88,50 @@ def test_a_killed_job_takes_its_copy_along(address, tmp_path):
 
 def test_nobody_is_there(tmp_path):
     assert warm.submit("", []) is None and warm.submit(str(tmp_path / "none"), []) is None
+
+
+@pytest.fixture
+def listener(tmp_path):
+    "A server that turns every job away, and the jobs that asked"
+    asked = []
+
+    def turn_away():
+        while True:
+            with gate.accept()[0] as connection:
+                if not (message := connection.recv(1 << 20)):
+                    return
+                asked.append(job_name(json.loads(message)["arguments"][1]))
+                connection.send(b"cold")
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as gate:
+        gate.bind(str(tmp_path / "jobs"))
+        gate.listen()
+        thread = threading.Thread(target=turn_away)
+        thread.start()
+        yield str(tmp_path / "jobs"), asked
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as last:
+            last.connect(str(tmp_path / "jobs"))
+        thread.join()
+
+
+@pytest.mark.skipif(not warm.possible(), reason="a GPU is here: runs do not ask")
+def test_every_job_of_a_run_asks(tmp_path, listener):
+    address, asked = listener
+    fake_paper.make_paper(tmp_path / "paper")
+    desk = Desk(tmp_path)
+    code, out, err = desk.call("reproduce", "--only", "li2024/fig1", XLINGTOX_WARM=address)
+    assert (code, err) == (0, "") and asked and sorted(asked) == sorted(desk.ran())
+
+
+def test_where_copies_are_possible(monkeypatch):
+    monkeypatch.delenv("XLINGTOX_COLD", raising=False)
+    there = {"/dev/nvidiactl": False, "/dev/kfd": False}
+    monkeypatch.setattr(warm, "Path", lambda path: SimpleNamespace(exists=lambda: there[path]))
+    assert warm.possible()
+    there["/dev/kfd"] = True
+    assert not warm.possible()
+    there["/dev/kfd"] = False
+    monkeypatch.setenv("XLINGTOX_COLD", "1")
+    assert not warm.possible()
+    with warm.server() as address:
+        assert address == ""

@@ -38,16 +38,13 @@ def possible() -> bool:
 
 # %% ../nbs/41a_warm.ipynb #c007
 def serve(
-    address: str,  # path of the socket
+    gate: socket.socket,  # at which it listens
 ):
     "Turn away the first jobs, import, then run each job in a copy of this process"
     from xlingtox.execute import die_with_parent, import_papermill
 
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started this process ends it
-    gate = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    gate.bind(address)
-    gate.listen(64)
     for _ in range(COLD):
         with gate.accept()[0] as connection, contextlib.suppress(OSError):
             connection.recv(1 << 20)
@@ -162,9 +159,13 @@ def server():
         yield there
         return
     with sockets_folder() as folder:
-        child = subprocess.Popen([sys.executable, "-Xfrozen_modules=off", "-m", "xlingtox.warm", f"{folder}/jobs"], start_new_session=True,
-                                 env=os.environ | numeric_environment(1) | {"MPLBACKEND": "module://matplotlib_inline.backend_inline"},
-                                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=die_with_parent)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as gate:  # which only the child keeps: if it dies, nobody waits in vain
+            gate.bind(f"{folder}/jobs")
+            gate.listen(64)
+            child = subprocess.Popen([sys.executable, "-Xfrozen_modules=off", "-m", "xlingtox.warm", str(gate.fileno())], pass_fds=[gate.fileno()],
+                                     env=os.environ | numeric_environment(1) | {"MPLBACKEND": "module://matplotlib_inline.backend_inline"},
+                                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+                                     preexec_fn=die_with_parent)
         try:
             yield f"{folder}/jobs"
         finally:
@@ -193,4 +194,4 @@ def submit(
 if __name__ == "__main__" and "__file__" in globals():
     from xlingtox import warm
 
-    warm.serve(sys.argv[1])
+    warm.serve(socket.socket(fileno=int(sys.argv[1])))
