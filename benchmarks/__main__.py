@@ -1,11 +1,15 @@
 """Run every benchmark in this folder and print one table: `python -m benchmarks [NAME ...]`.
 
-A benchmark is a file `bench_*.py` with a function `run()`. It measures the same work done two ways, side by side on the same machine,
-and returns `what` was measured, the `baseline` it is set against, the `ratio` and the `bar`: the least ratio that the project promises.
+A benchmark is a file `bench_*.py` with a function `run()`. In the environment of a run's job, it measures the same work done two ways,
+side by side on the same machine, and returns `what` was measured, the `baseline` it is set against, the `ratio` and the `bar`: the least
+ratio that the project promises.
 """
 import importlib
+import os
 import sys
 from pathlib import Path
+
+from xlingtox.execute import numeric_environment
 
 HERE = Path(__file__).parent
 COLUMNS = ["what", "baseline", "ratio", "bar", ""]
@@ -46,4 +50,7 @@ def main(wanted):
 
 
 if __name__ == "__main__":
+    as_a_job = os.environ | numeric_environment(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    if as_a_job != os.environ:  # libraries read it when they load
+        os.execve(sys.executable, [sys.executable, "-m", "benchmarks", *sys.argv[1:]], as_a_job)
     sys.exit(main(sys.argv[1:]))

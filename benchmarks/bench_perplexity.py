@@ -4,7 +4,7 @@ import time
 import numpy as np
 
 
-def judge_and_texts(n_prompts=8, k=25, prompt_tokens=10, new_tokens=20, vocabulary=6000):
+def judge_and_texts(n_prompts=24, k=25, prompt_tokens=10, new_tokens=20, vocabulary=6000):
     "A random GPT-2 (4 layers of 128), a word-level tokenizer, and prompts with k continuations each"
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -53,7 +53,7 @@ def two_passes(model, tokenizer, prompts, continuations):
     return np.array(values)
 
 
-def run(rounds=7) -> dict:
+def run(rounds=4) -> dict:
     "Best of some rounds for each side, taken in turn"
     import torch
     from transformers.utils import logging

@@ -63,8 +63,9 @@ def start_kernel(
 
 
 def numeric_environment(threads: int) -> dict[str, str]:
-    "What numeric libraries read when they load"
+    "What numeric libraries, and the allocator of glibc, read when they load"
     return {"PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false",
+            "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**30),
             **{f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")}}
 
 

@@ -8,6 +8,7 @@ Docs: https://xlingtox.github.io/xlingtox/perplexity.html.md"""
 __all__ = ['context_and_target', 'perplexity']
 
 # %% ../nbs/11_perplexity.ipynb #c002
+import copy
 import inspect
 import itertools
 import os
@@ -65,8 +66,9 @@ def _nll(logits, labels):
     "Sum of -log p over the labels that are not -100: `[n, t, vocabulary]`, `[n, t]` -> `[n]`"
     import torch
 
-    loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none", ignore_index=-100)
-    return loss.view(labels.shape).double().sum(1).cpu().numpy()
+    loss = [torch.nn.functional.cross_entropy(some.float(), wanted, reduction="none", ignore_index=-100)
+            for some, wanted in zip(logits.flatten(0, 1).split(64), labels.flatten().split(64), strict=True)]
+    return torch.cat(loss).view(labels.shape).double().sum(1).cpu().numpy()
 
 
 def _run(model, ids, last, **kwargs):
@@ -94,15 +96,18 @@ def _causal_nll_shared(model, contexts, targets, batch_size):
 
     result = np.zeros(len(targets))
     order = sorted(range(len(targets)), key=lambda i: (len(contexts[i]), contexts[i], len(targets[i])))
-    for _, same_length in itertools.groupby(order, key=lambda i: len(contexts[i])):
-        for rows in _batches(list(same_length), batch_size):
-            different, number = _numbered(tuple(contexts[i]) for i in rows)
-            prefix = torch.tensor([context[:-1] for context in different], device=model.device)
-            cache = _run(model, prefix, 1, use_cache=True).past_key_values
-            cache.batch_select_indices(torch.tensor(number, device=model.device))
-            ids = _padded([contexts[i][-1:] + targets[i][:-1] for i in rows], None, model.device)
-            logits = model(input_ids=ids, past_key_values=cache, use_cache=True).logits
-            result[rows] = _nll(logits, _padded([targets[i] for i in rows], -100, model.device))
+    groups = [list(group) for _, group in itertools.groupby(order, key=lambda i: contexts[i])]
+    for _, same_length in itertools.groupby(groups, key=lambda group: len(contexts[group[0]])):
+        for some in _batches(list(same_length), batch_size):
+            prefix = torch.tensor([contexts[group[0]][:-1] for group in some], device=model.device)
+            read = _run(model, prefix, 1, use_cache=True).past_key_values
+            for batch in _batches([(number, i) for number, group in enumerate(some) for i in group], batch_size):
+                numbers, rows = map(list, zip(*batch, strict=True))
+                cache = copy.deepcopy(read)
+                cache.batch_select_indices(torch.tensor(numbers, device=model.device))
+                ids = _padded([contexts[i][-1:] + targets[i][:-1] for i in rows], None, model.device)
+                logits = model(input_ids=ids, past_key_values=cache, use_cache=True).logits
+                result[rows] = _nll(logits, _padded([targets[i] for i in rows], -100, model.device))
     return result
 
 
@@ -177,7 +182,7 @@ def perplexity(
     prompts: list[str],  # one per continuation, so a prompt with k continuations comes k times
     continuations: list[str],  # without the prompt
     variant: str = "exact",  # or "published": the released script of Li et al. (2024)
-    batch_size: int = 25,  # continuations at a time; on a CPU more is slower, since large logits leave the cache
+    batch_size: int = 32,  # continuations at a time
     max_drop: float | None = 1e4,  # published: values this large become nan; None keeps them
 ) -> np.ndarray:  # [n]
     "Perplexity of every continuation given its prompt; nan where there is none"
