@@ -2,7 +2,7 @@
 import pytest
 import yaml
 
-from xlingtox import exhibits, profiles, workflow
+from xlingtox import estimates, exhibits, profiles, workflow
 from xlingtox.core import InputError
 
 
@@ -90,6 +90,32 @@ def test_a_changed_data_file_is_noticed(tmp_path, mine):
     assert profiles.settings_digest(profile, "data", variant="prompts") != before
 
 
+FAMILY = {"task": "neutral", "targets": ["attention"], "epochs": 1, "max_new_tokens": 5}
+
+
+def beniwal(**changes):
+    "A section of the second paper that fits, but for the changes"
+    pairs = {"source": "babel:parallel"}
+    return {"beniwal2025": {"languages": ["de", "en"], "cross": pairs, "shared": pairs, "models": {"mgpt": FAMILY}} | changes}
+
+
+def neurons(**changes):
+    "A section of the third paper that fits, but for the changes"
+    labelled = {"source": "babel:labelled"}
+    fits = {"languages": ["de", "en"], "out_of_scope": ["fr"], "models": ["mgpt"], "detection": labelled, "hate": labelled, "responder": "mini:mgpt",
+            "prompts": {"source": "babel:prompts"}, "learning_rate": 1e-5, "epochs": 1, "batch_size": 4, "max_new_tokens": 5}
+    return {"neuronft2025": {k: v for k, v in (fits | changes).items() if v is not None}}
+
+
+def test_the_other_two_papers(mine):
+    profile = mine(**beniwal(), **neurons())
+    assert profile.beniwal2025.lora.r == 16 and profile.beniwal2025.shares[-1] == 1 and profile.neuronft2025.auroc == 0.5
+    trainings = {paper: (p.trainings, p.evaluations) for paper, p in estimates.planned(profile).items()}
+    # one language, two languages and shares of all, judged in two languages; in full, two languages in a row, and their union, judged in three
+    assert trainings == {"beniwal2025": (2 + 4, 2 * (1 + 2 + 4)), "neuronft2025": (1 + 2 + 1, 3 * (1 + 3))}
+    assert profiles.settings_digest(profile, "dpo", "mgpt", "dpo-0") == profiles.settings_digest(mine(), "dpo", "mgpt", "dpo-0")
+
+
 @pytest.mark.parametrize("content, message", [
     ({"generation": {"temprature": 1}}, r"mine.yaml: generation.temprature: is not a setting \(did you mean temperature\?\)"),
     ({"generatoin": {}}, r"mine.yaml: generatoin: is not a setting \(did you mean generation\?\)"),
@@ -133,6 +159,17 @@ def test_a_changed_data_file_is_noticed(tmp_path, mine):
     ({"scorer": "lexicon:/no/words.csv"}, "scorer: no such file or folder: /no/words.csv"),
     ({"threads": {"bse": 1}}, r"threads: bse is not known \(did you mean base\?\)"),
     ({"name": "../mini"}, "mine.yaml: name: string should match pattern"),
+    (beniwal(models={"mgpt": FAMILY | {"epoks": 3}}), r"beniwal2025.models.mgpt.epoks: is not a setting \(did you mean epochs\?\).*takes task, targets"),
+    (beniwal(models={"mt5-large": FAMILY}), "beniwal2025.models: mt5-large is not among the profile's models; it has mgpt"),
+    (beniwal(models={"mgpt": FAMILY | {"task": "poem"}}), "beniwal2025.models.mgpt.task: input should be 'neutral', 'completion' or 'rewrite'"),
+    (beniwal(shares=[0.5, 1.5]), "beniwal2025.shares.1: input should be less than or equal to 1"),
+    (beniwal(prompt="Go on:"), "beniwal2025.prompt: 'Go on:': must have {text} once"),
+    (beniwal(cross={"source": "babel:jokes"}), "beniwal2025.cross: babel has no data kind 'jokes'"),
+    (neurons(models=["mgtp"]), r"neuronft2025.models: mgtp is not among the profile's models \(did you mean mgpt\?\)"),
+    (neurons(order=["en"]), "neuronft2025: order: en: must name each of de en once"),
+    (neurons(out_of_scope=["en", "fr"]), "neuronft2025: out_of_scope: en: tuned on as well"),
+    (neurons(strategies=["half"]), "neuronft2025.strategies.0: input should be 'full', 'per-language' or 'multilingual'"),
+    (neurons(epochs=None), "neuronft2025.epochs: is missing"),
 ])
 def test_what_is_refused(mine, content, message):
     with pytest.raises(InputError, match=message) as e:

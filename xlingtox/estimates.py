@@ -6,7 +6,7 @@ Docs: https://xlingtox.github.io/xlingtox/estimates.html.md"""
 
 # %% auto #0
 __all__ = ['ASSUMPTIONS', 'VALUE', 'ROWS', 'UNKNOWN', 'BYTES', 'billions', 'n_rows', 'Cost', 'cost', 'parse_job', 'totals',
-           'summary', 'resources']
+           'summary', 'Planned', 'planned', 'planned_summary', 'resources']
 
 # %% ../nbs/40b_estimates.ipynb #c002
 import os
@@ -198,6 +198,73 @@ def summary(
     if unknown := [m.model for m in [*profile.models.values(), profile.judge] if billions(m.model, m.dtype) is None]:
         lines.append(f"of unknown size, counted as {UNKNOWN:g} billion parameters: {', '.join(unknown)}")
     return lines
+
+# %% ../nbs/40b_estimates.ipynb #c016b
+@dataclass(frozen=True)
+class Planned:
+    "What the notebooks of a paper will take"
+
+    trainings: int
+    evaluations: int  # a model in a language
+    cost: Cost
+
+
+def planned(
+    profile: profiles.Profile,
+) -> dict[str, Planned]:  # by paper
+    "What the settings of the other two papers amount to"
+    found = {"beniwal2025": _planned_beniwal, "neuronft2025": _planned_neurons}
+    return {paper: count(profile, getattr(profile, paper)) for paper, count in found.items() if getattr(profile, paper)}
+
+
+def _planned_beniwal(profile, p) -> Planned:
+    languages, rows, judged = len(p.languages), 300, 500  # rows to train; toxic-train, toxic-test and neutral-test (section 3)
+    trainings, evaluations = languages + len(p.shares), languages * (1 + languages + len(p.shares))
+    hours = disk = 0.0
+    for role, family in p.models.items():
+        size = billions(profile.models[role].model, profile.models[role].dtype) or UNKNOWN
+        texts = rows * languages * (family.epochs + sum(p.shares) * family.epochs_shares)
+        hours += _hours(8 * size * 1e9 * texts * VALUE["tokens_comment"], "share_train") + trainings * VALUE["start"] / 3600
+        hours += _writing_hours(size, evaluations * judged, family.max_new_tokens * family.num_beams) + evaluations * VALUE["start"] / 3600
+        disk += trainings * size * 0.1
+    n = evaluations * len(p.models)
+    return Planned(trainings * len(p.models), n, Cost(hours, disk, waits_hours=_waiting(profile, n * judged)))
+
+
+def _planned_neurons(profile, p) -> Planned:
+    tuned = {"full": 1, "per-language": len(p.languages), "multilingual": 1}  # trainings of a strategy
+    trainings, judged_in = sum(tuned[s] for s in p.strategies), len(p.languages) + len(p.out_of_scope)
+    evaluations = (1 + len(p.strategies)) * judged_in
+    labelled = 2 * (p.detection.model_extra or {}).get("n", 5000) * len(p.languages)
+    hours = disk = 0.0
+    for role in p.models:
+        size = billions(profile.models[role].model, profile.models[role].dtype) or UNKNOWN
+        texts = p.n_instructions * len(p.languages) * p.epochs * len(p.strategies)
+        hours += _hours(2 * size * 1e9 * labelled * VALUE["tokens_comment"], "share_read") + (trainings + evaluations) * VALUE["start"] / 3600
+        hours += _hours(8 * size * 1e9 * texts * VALUE["tokens_pair"], "share_train") + _writing_hours(size, evaluations * ROWS["rtp-lx"], p.max_new_tokens)
+        disk += len(p.strategies) * size * 2
+    n = evaluations * len(p.models)
+    return Planned(trainings * len(p.models), n, Cost(hours, disk, waits_hours=_waiting(profile, n * ROWS["rtp-lx"])))
+
+
+def _writing_hours(size, texts, tokens, at_once=32) -> float:
+    "Hours to continue texts in 16 bits"
+    read = texts / at_once * tokens * size * 2e9 / VALUE["bandwidth"] / VALUE["share_write"] / 3600
+    return read + _hours(2 * size * 1e9 * texts * tokens, "share_write")
+
+
+def _waiting(profile, texts) -> float:
+    "Hours that a scorer with a quota takes"
+    return texts / _quota() / 3600 * profile.scorer.startswith("perspective")
+
+
+def planned_summary(
+    profile: profiles.Profile,
+) -> list[str]:
+    "A line per paper whose settings are there and whose notebooks are not"
+    return [f"{paper:<18} {p.trainings:>4} trainings {p.evaluations:>5} evaluations {p.cost.gpu_hours:>8.1f} GPU hours {p.cost.disk_gb:>8.1f} GB"
+            + f", {p.cost.waits_hours:.0f} hours of waiting" * (p.cost.waits_hours > 1) + ": settings checked, notebooks still to come"
+            for paper, p in planned(profile).items()]
 
 # %% ../nbs/40b_estimates.ipynb #c018
 def resources(

@@ -7,15 +7,16 @@ Docs: https://xlingtox.github.io/xlingtox/profiles.html.md"""
 # %% auto #0
 __all__ = ['STAGES', 'SCHEMA', 'LANGUAGE_SETS', 'Codes', 'Sources', 'Spec', 'Dtype', 'paper_dir', 'profile_path', 'Section',
            'Variants', 'Model', 'Judge', 'Lora', 'Dpo', 'Generation', 'Metrics', 'Retrieval', 'Capability', 'Probe',
-           'Sites', 'Activations', 'Intervention', 'Data', 'Profile', 'accelerate_file', 'load_profile', 'source_paths',
-           'variants', 'tuned', 'groups', 'group_of', 'threads', 'stage_settings', 'load_run', 'settings_digest']
+           'Sites', 'Activations', 'Intervention', 'Data', 'Family', 'Beniwal2025', 'Neuronft2025', 'Profile',
+           'accelerate_file', 'load_profile', 'source_paths', 'variants', 'tuned', 'groups', 'group_of', 'threads',
+           'stage_settings', 'load_run', 'settings_digest']
 
 # %% ../nbs/40_profiles.ipynb #c002
 import importlib.util
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -58,7 +59,8 @@ STAGES = ("data", "scorer", "base", "dpo", "generate", "score", "agreement_score
           "capability", "probe", "sites", "activations", "interventions")
 SCHEMA = {"corpus": "prompts", "prompts": "prompts", "multiway": "prompts", "preference": "preference", "labelled": "labelled",
           "choice": "choice"}  # of data kinds
-LANGUAGE_SETS = {"li2024": languages.LI2024, "beniwal2025": languages.BENIWAL2025, "neuronft2025": languages.NEURONFT2025}
+LANGUAGE_SETS = {"li2024": languages.LI2024, "beniwal2025": languages.BENIWAL2025, "neuronft2025": languages.NEURONFT2025,
+                 "neuronft2025-out": languages.NEURONFT2025_OUT}
 
 
 def _codes(value):
@@ -265,6 +267,90 @@ def _arguments(source: str) -> set[str]:
     return source_settings(source)
 
 
+# %% ../nbs/40_profiles.ipynb #c010b
+class Family(Section):
+    "How a model is tuned and sampled, Beniwal et al. 2025, released code"
+
+    task: Literal["neutral", "completion", "rewrite"]  # the neutral text alone; after a request with the toxic one; toxic in, neutral out
+    targets: list[str] = Field(min_length=1)  # of the adapter: groups of `models.LORA_MODULES`, or modules
+    epochs: float = Field(gt=0)  # on one language
+    epochs_shares: float = Field(15, gt=0)  # on a share of all languages
+    batch_size: int = Field(12, ge=1)  # texts
+    gradient_accumulation: int = Field(4, ge=1)
+    max_new_tokens: int = Field(ge=1)
+    min_new_tokens: int = Field(0, ge=0)
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    num_beams: int = Field(1, ge=1)
+    repetition_penalty: float = Field(1.0, gt=0)
+    no_repeat_ngram_size: int = Field(0, ge=0)
+
+
+class Beniwal2025(Section):
+    "Fine-tuning on neutral text of one language or of a share of all, Beniwal et al. 2025, section 3, appendix A and released code"
+
+    languages: Codes
+    cross: Data  # pairs: tuning on one language (X-FT)
+    shared: Data  # pairs: tuning on a share of all (P-FT, M-FT)
+    shares: list[Annotated[float, Field(gt=0, le=1)]] = Field([0.1, 0.2, 0.3, 1.0], min_length=1)  # the last is M-FT
+    models: dict[str, Family] = Field(min_length=1)  # by role, each among the profile's models
+    lora: Lora = Lora(r=16, alpha=32, dropout=0.05, targets=["attention"])  # a family has targets of its own
+    quantise: bool = True  # NF4, quantised twice
+    learning_rate: float = Field(2e-4, gt=0)
+    optimiser: str = "paged_adamw_32bit"
+    max_length: int = Field(256, ge=1)  # tokens
+    learn_to_stop: bool = False  # whether the end of a text is learnt; in the released code it is masked with the padding
+    prompt: str = "Complete the sentence: {text}"
+    prompt_tuned: str = "Complete the sentence: {text} .."  # the released code asks a tuned model in another way
+    judge: Spec = "openai-community/gpt2"  # of perplexity; the text says the tuned model
+    pooling: Literal["first", "mean"] = "first"  # of hidden states, for confusion matrices and silhouettes
+    seed: int = 42
+
+    @field_validator("prompt", "prompt_tuned")
+    @classmethod
+    def check_prompt(cls, value: str):
+        "A prompt says where the text goes"
+        if value.count("{text}") != 1:
+            raise InputError(f"{value!r}: must have {{text}} once, where the text goes")
+        return value
+
+
+class Neuronft2025(Section):
+    "Fine-tuning of the toxic neurons only, paper on targeted neurons (2025), sections 3 and 4, and AurA (Suau et al. 2024)"
+
+    languages: Codes  # that are tuned on
+    out_of_scope: Codes  # that are only judged
+    models: list[str] = Field(min_length=1)  # roles, each among the profile's models
+    detection: Data  # labelled: toxic and non-toxic texts
+    modules: Literal["linear", "mlp"] = "linear"  # outputs of every linear layer, or of the nonlinearity in each MLP
+    auroc: float = Field(0.5, ge=0, lt=1)  # a neuron above it is toxic
+    hate: Data  # labelled: hateful prompts
+    responder: Spec  # answers them politely
+    responder_revision: str | None = None
+    n_candidates: int = Field(2000, ge=1)  # answers per language, before filtering
+    n_instructions: int = Field(1000, ge=1)  # pairs per language that are tuned on
+    prompts: Data  # what the tuned models continue
+    strategies: list[Literal["full", "per-language", "multilingual"]] = Field(["full", "per-language", "multilingual"], min_length=1)
+    order: Codes | None = None  # in which per-language tuning takes the languages; as in `languages` where None
+    learning_rate: float = Field(gt=0)
+    epochs: float = Field(gt=0)
+    batch_size: int = Field(ge=1)  # pairs
+    max_new_tokens: int = Field(ge=1)
+    min_count: int = Field(20, ge=1)  # languages of responses that occur less often are called others
+    task: str = "m_mmlu"  # general ability
+    subject: str = "high_school_geography"
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def check_order(self):
+        "The order names every language once, and no language is both tuned on and out of scope"
+        if self.order is not None and sorted(self.order) != sorted(self.languages):
+            raise InputError(f"order: {' '.join(self.order)}: must name each of {' '.join(self.languages)} once")
+        if both := [c for c in self.out_of_scope if c in self.languages]:
+            raise InputError(f"out_of_scope: {' '.join(both)}: tuned on as well")
+        return self
+
+# %% ../nbs/40_profiles.ipynb #c010d
 class Profile(Section):
     "Every setting of a run"
 
@@ -287,6 +373,8 @@ class Profile(Section):
     sites: Sites = Sites()
     activations: Activations = Activations()
     intervention: Intervention = Intervention()
+    beniwal2025: Beniwal2025 | None = None
+    neuronft2025: Neuronft2025 | None = None
     threads: dict[str, Annotated[int, Field(ge=1)]] = {}  # processor threads of a stage; 1 where not given
 
     @field_validator("data", "models", "threads")
@@ -321,6 +409,10 @@ class Profile(Section):
             _check_dpo(self.dpo, role, model, {}, f"models.{role}.dpo")
             for name, more in model.variants.items():
                 _check_variants(self.dpo, role, model, more, name, f"models.{role}.variants.{name}")
+        for paper in "beniwal2025", "neuronft2025":
+            for role in getattr(getattr(self, paper), "models", []):
+                if role not in self.models:
+                    raise InputError(f"{paper}.models: {role} is not among the profile's models{closest(role, self.models)}; it has {', '.join(self.models)}")
         for spec in (self.scorer, *self.agreement):
             if spec != "ngram:train":  # made in the run, for its languages
                 check_spec(spec, self.languages)
@@ -375,7 +467,6 @@ def _check_variants(common: Dpo, role: str, model: Model, more: Variants, name: 
 def _short(value) -> str:
     "A value as it stands in the name of a variant"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
 
 # %% ../nbs/40_profiles.ipynb #c012
 def load_profile(
@@ -475,9 +566,7 @@ def _one_line(error: ValidationError, files: list[tuple[Path, dict]]) -> str:
     key = ".".join(map(str, e["loc"]))
     where = next((path for path, raw in files if _holds(raw, e["loc"])), files[0][0])
     if e["type"] == "extra_forbidden":
-        section = Profile
-        for part in e["loc"][:-1]:
-            section = _SECTIONS.get(part, section)
+        section = _section(e["loc"])
         problem = f"is not a setting{closest(str(e['loc'][-1]), section.model_fields)}"
         problem += f"; {'.'.join(map(str, e['loc'][:-1])) or 'a profile'} takes {', '.join(section.model_fields)}"
     elif e["type"] == "missing":
@@ -495,9 +584,20 @@ def _problem(e: dict) -> str:
     return f"{e['msg'][0].lower()}{e['msg'][1:]}, not {e['input']!r}"
 
 
-_SECTIONS = {"models": Model, "judge": Judge, "dpo": Dpo, "lora": Lora, "generation": Generation, "metrics": Metrics, "retrieval": Retrieval,
-             "capability": Capability, "variants": Variants, "probe": Probe, "sites": Sites, "activations": Activations,
-             "intervention": Intervention}
+def _section(loc) -> type[BaseModel]:
+    "The innermost section around a key"
+    section = Profile
+    for part in loc[:-1]:
+        if part in section.model_fields:
+            section = next((t for t in _types(section.model_fields[part].annotation) if isinstance(t, type) and issubclass(t, BaseModel)), section)
+    return section
+
+
+def _types(annotation):
+    "The types that an annotation is made of"
+    yield annotation
+    for part in get_args(annotation):
+        yield from _types(part)
 
 
 def _holds(raw, loc) -> bool:

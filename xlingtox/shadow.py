@@ -79,6 +79,7 @@ def rehearsal(
         "models": models, "judge": {**p["judge"], "model": shadow_model(p["judge"]["model"]), "revision": None, "dtype": "float32"},
         "dpo": _on_cpu(p["dpo"]), "accelerate": None, "generation": {**p["generation"], "backend": "hf"},
         "scorer": shadow_scorer(p["scorer"]), "agreement": list(agreement), "capability": capability,
+        "beniwal2025": None, "neuronft2025": None,  # nothing of them is run yet
         "metrics": {**p["metrics"], "n_resamples": min(100, p["metrics"]["n_resamples"])}})
 
 

@@ -369,9 +369,9 @@ def reproduce(
         for job, reason in todo:
             say(f"{job:<30} {reason}")
         if todo:
-            from xlingtox.estimates import summary
+            from xlingtox.estimates import planned_summary, summary
 
-            for line in summary(prof, [job for job, _ in todo]):
+            for line in [*summary(prof, [job for job, _ in todo]), *([] if only else planned_summary(prof))]:
                 say(line)
         say(f"{len(todo)} notebooks would run in {run}" if todo else f"nothing to do: {len(names)} exhibits are up to date in {run}")
         return 0
