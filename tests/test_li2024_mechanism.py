@@ -214,6 +214,18 @@ def test_the_prompt_of_table_5_is_the_least_toxic_before(effect):
     assert data["lang"].tolist() == ["es", "zh", "ru"] and set(data["prompt_id"]) <= set(sums[sums == sums.min()].index)
 
 
+@pytest.mark.parametrize("silent, said", [(["zh"], "no prompt has a score in more than 2 of the 3 languages"),
+                                          (["es", "ru", "zh"], "Not run: no untouched continuation in es, zh, ru has a score")])
+def test_a_model_that_answers_nothing_has_a_table_5_all_the_same(fresh, silent, said):
+    edit(fresh, "interventions", lambda df, _: df.assign(toxicity=df["toxicity"].mask(df["sites"].eq("none") & df["lang"].isin(silent))))
+    judged(fresh, "table5")
+    found = made(fresh, "table5")
+    assert said in " ".join([found["caption"], *found["footer"]])
+    if len(silent) == 1:
+        shown = pd.read_csv(fresh / "exhibits/li2024/table5/table5.csv").set_index("lang")
+        assert shown.loc["zh", "toxicity before"].startswith("missing") and shown.loc["es", "toxicity before"].startswith("0")
+
+
 @pytest.mark.parametrize("lang, said", [("en", "rate"), ("ko", "Not above chance in ko")])
 def test_a_probe_that_fails_in_one_language_refutes_claim_8(fresh, lang, said):
     edit(fresh, "probe", lambda df, _: df.assign(auc=df["auc"].mask(df["lang"] == lang, 0.5), p=df["p"].mask(df["lang"] == lang, 0.5)))
