@@ -9,10 +9,6 @@ bin := .venv/bin
 pip = $(bin)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 install-inputs := settings.ini constraints.txt setup.py pyproject.toml
 
-# glibc keeps what it has freed, as in the jobs of a run: miniatures train faster (nbs/41_execute.ipynb says why).
-export MALLOC_MMAP_MAX_ := 0
-export MALLOC_TRIM_THRESHOLD_ := 1073741824
-
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1: /p' $(MAKEFILE_LIST) | while IFS=: read -r name text; do printf '%-8s%s\n' "$$name" "$$text"; done
 

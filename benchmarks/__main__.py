@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from xlingtox.execute import numeric_environment
+from xlingtox.execute import n_cores, numeric_environment
 
 HERE = Path(__file__).parent
 COLUMNS = ["what", "baseline", "ratio", "bar", ""]
@@ -50,7 +50,7 @@ def main(wanted):
 
 
 if __name__ == "__main__":
-    as_a_job = os.environ | numeric_environment(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    as_a_job = os.environ | numeric_environment(n_cores())
     if as_a_job != os.environ:  # libraries read it when they load
         os.execve(sys.executable, [sys.executable, "-m", "benchmarks", *sys.argv[1:]], as_a_job)
     sys.exit(main(sys.argv[1:]))

@@ -166,7 +166,6 @@ def test_the_other_two_papers(mine):
     (beniwal(prompt="Go on:"), "beniwal2025.prompt: 'Go on:': must have {text} once"),
     (beniwal(cross={"source": "babel:jokes"}), "beniwal2025.cross: babel has no data kind 'jokes'"),
     (neurons(models=["mgtp"]), r"neuronft2025.models: mgtp is not among the profile's models \(did you mean mgpt\?\)"),
-    (neurons(order=["en"]), "neuronft2025: order: en: must name each of de en once"),
     (neurons(out_of_scope=["en", "fr"]), "neuronft2025: out_of_scope: en: tuned on as well"),
     (neurons(strategies=["half"]), "neuronft2025.strategies.0: input should be 'full', 'per-language' or 'multilingual'"),
     (neurons(epochs=None), "neuronft2025.epochs: is missing"),

@@ -7,9 +7,9 @@ Docs: https://xlingtox.github.io/xlingtox/profiles.html.md"""
 # %% auto #0
 __all__ = ['STAGES', 'SCHEMA', 'LANGUAGE_SETS', 'Codes', 'Sources', 'Spec', 'Dtype', 'paper_dir', 'profile_path', 'Section',
            'Variants', 'Model', 'Judge', 'Lora', 'Dpo', 'Generation', 'Metrics', 'Retrieval', 'Capability', 'Probe',
-           'Sites', 'Activations', 'Intervention', 'Data', 'Family', 'Beniwal2025', 'Neuronft2025', 'Profile',
-           'accelerate_file', 'load_profile', 'source_paths', 'variants', 'tuned', 'groups', 'group_of', 'threads',
-           'stage_settings', 'load_run', 'settings_digest']
+           'Sites', 'Activations', 'Intervention', 'Data', 'Family', 'Adapter', 'Beniwal2025', 'Neuronft2025',
+           'Profile', 'accelerate_file', 'load_profile', 'source_paths', 'variants', 'tuned', 'groups', 'group_of',
+           'threads', 'stage_settings', 'load_run', 'settings_digest']
 
 # %% ../nbs/40_profiles.ipynb #c002
 import importlib.util
@@ -286,6 +286,14 @@ class Family(Section):
     no_repeat_ngram_size: int = Field(0, ge=0)
 
 
+class Adapter(Section):
+    "Rank, scale and dropout of an adapter; its targets are each family's"
+
+    r: int = Field(16, ge=1)
+    alpha: float = Field(32, gt=0)
+    dropout: float = Field(0.05, ge=0, lt=1)
+
+
 class Beniwal2025(Section):
     "Fine-tuning on neutral text of one language or of a share of all, Beniwal et al. 2025, section 3, appendix A and released code"
 
@@ -294,10 +302,10 @@ class Beniwal2025(Section):
     shared: Data  # pairs: tuning on a share of all (P-FT, M-FT)
     shares: list[Annotated[float, Field(gt=0, le=1)]] = Field([0.1, 0.2, 0.3, 1.0], min_length=1)  # the last is M-FT
     models: dict[str, Family] = Field(min_length=1)  # by role, each among the profile's models
-    lora: Lora = Lora(r=16, alpha=32, dropout=0.05, targets=["attention"])  # a family has targets of its own
+    lora: Adapter = Adapter()
     quantise: bool = True  # NF4, quantised twice
     learning_rate: float = Field(2e-4, gt=0)
-    optimiser: str = "paged_adamw_32bit"
+    optimizer: str = "paged_adamw_32bit"  # a name of `transformers`
     max_length: int = Field(256, ge=1)  # tokens
     learn_to_stop: bool = False  # whether the end of a text is learnt; in the released code it is masked with the padding
     prompt: str = "Complete the sentence: {text}"
@@ -318,7 +326,7 @@ class Beniwal2025(Section):
 class Neuronft2025(Section):
     "Fine-tuning of the toxic neurons only, paper on targeted neurons (2025), sections 3 and 4, and AurA (Suau et al. 2024)"
 
-    languages: Codes  # that are tuned on
+    languages: Codes  # that are tuned on; one after the other, in this order, where tuning is per language
     out_of_scope: Codes  # that are only judged
     models: list[str] = Field(min_length=1)  # roles, each among the profile's models
     detection: Data  # labelled: toxic and non-toxic texts
@@ -331,7 +339,6 @@ class Neuronft2025(Section):
     n_instructions: int = Field(1000, ge=1)  # pairs per language that are tuned on
     prompts: Data  # what the tuned models continue
     strategies: list[Literal["full", "per-language", "multilingual"]] = Field(["full", "per-language", "multilingual"], min_length=1)
-    order: Codes | None = None  # in which per-language tuning takes the languages; as in `languages` where None
     learning_rate: float = Field(gt=0)
     epochs: float = Field(gt=0)
     batch_size: int = Field(ge=1)  # pairs
@@ -342,10 +349,8 @@ class Neuronft2025(Section):
     seed: int = 0
 
     @model_validator(mode="after")
-    def check_order(self):
-        "The order names every language once, and no language is both tuned on and out of scope"
-        if self.order is not None and sorted(self.order) != sorted(self.languages):
-            raise InputError(f"order: {' '.join(self.order)}: must name each of {' '.join(self.languages)} once")
+    def check_languages(self):
+        "No language is both tuned on and out of scope"
         if both := [c for c in self.out_of_scope if c in self.languages]:
             raise InputError(f"out_of_scope: {' '.join(both)}: tuned on as well")
         return self
@@ -409,8 +414,9 @@ class Profile(Section):
             _check_dpo(self.dpo, role, model, {}, f"models.{role}.dpo")
             for name, more in model.variants.items():
                 _check_variants(self.dpo, role, model, more, name, f"models.{role}.variants.{name}")
-        for paper in "beniwal2025", "neuronft2025":
-            for role in getattr(getattr(self, paper), "models", []):
+        tuned = {"beniwal2025": self.beniwal2025, "neuronft2025": self.neuronft2025}
+        for paper, section in tuned.items():
+            for role in section.models if section else []:
                 if role not in self.models:
                     raise InputError(f"{paper}.models: {role} is not among the profile's models{closest(role, self.models)}; it has {', '.join(self.models)}")
         for spec in (self.scorer, *self.agreement):

@@ -79,11 +79,11 @@ def _read_member(path: Path, member: zipfile.ZipInfo) -> bytes:
     if encrypted and not password:
         raise InputError(f"{path}: is protected by a password; put it into the environment variable {PASSWORD} "
                          "(the README of github.com/microsoft/RTP-LX says how it is formed)")
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        raise InputError(f"{path}: {member.filename} cannot be read (compression method {member.compress_type}); {unpack}")
     try:
         with zipfile.ZipFile(path) as file:
             return file.read(member, pwd=password.encode() if encrypted else None)
-    except NotImplementedError as e:
-        raise InputError(f"{path}: {member.filename} cannot be read ({e}); {unpack}") from None
     except (RuntimeError, zipfile.BadZipFile, zlib.error, EOFError):
         problem = f"wrong password in {PASSWORD}, or a damaged file" if encrypted else "damaged; download the file again"
         raise InputError(f"{path}: {member.filename}: {problem}") from None

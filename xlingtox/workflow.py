@@ -26,7 +26,7 @@ from pathlib import Path
 
 from . import exhibits, profiles, warm
 from .core import InputError, cache_dir, closest, digest, write_json
-from .execute import append_progress, die_with_parent, job_name, read_progress
+from .execute import append_progress, die_with_parent, job_name, n_cores, read_progress
 
 # %% ../nbs/42_workflow.ipynb #c005
 def available(
@@ -362,7 +362,7 @@ def reproduce(
 
         prof = rehearsal(prof)
     names = select(prof, only)
-    jobs = jobs or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count()))
+    jobs = jobs or n_cores()
     run = Path(runs) / prof.name
     if dry_run:
         todo = plan(prof, only, runs)
@@ -476,7 +476,7 @@ def doctor(
 
     import psutil
 
-    cores, memory, disk = os.cpu_count(), psutil.virtual_memory().available / 2**30, shutil.disk_usage(Path.cwd()).free / 2**30
+    cores, memory, disk = n_cores(), psutil.virtual_memory().available / 2**30, shutil.disk_usage(Path.cwd()).free / 2**30
     checks = [(sys.version_info >= (3, 11), f"Python {platform.python_version()}", "xlingtox needs Python 3.11 or newer"),
               *_package_checks(),
               (cores >= 2, f"{cores} processor cores", "it works with one, in twice the time"),
