@@ -9,6 +9,9 @@ bin := .venv/bin
 pip = $(bin)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 install-inputs := settings.ini constraints.txt setup.py pyproject.toml
 
+# pip leaves bytecode to the first import: where it may not be written, every process would compile all of its libraries again.
+unexport PYTHONDONTWRITEBYTECODE
+
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1: /p' $(MAKEFILE_LIST) | while IFS=: read -r name text; do printf '%-8s%s\n' "$$name" "$$text"; done
 
