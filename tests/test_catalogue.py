@@ -258,7 +258,6 @@ def test_pairs_are_searched_within_their_language(model, tmp_path):
     assert code == 0 and set(pd.read_csv(tmp_path / "d.csv")["lang"]) == {"de"}, err[-2000:]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("source, rows, n_lang", [("parallel-prompts:{}/parallel_prompts", 3400, 16), ("paradetox:{}/paradetox_splits", 7200, 9)])
 def test_real_texts_go_through(model, real_data, tmp_path, source, rows, n_lang):
     source = source.format(real_data)

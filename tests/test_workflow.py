@@ -189,8 +189,7 @@ def test_a_full_disk_leaves_nothing_half_written(desk):
     assert desk.call("reproduce")[0] == 0
 
 
-@pytest.mark.parametrize("job", [pytest.param("base mgpt", marks=pytest.mark.slow), "generate mgpt/dpo-0",
-                                 pytest.param("li2024/fig1", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("job", ["base mgpt", "generate mgpt/dpo-0", "li2024/fig1"])
 def test_sigkill_takes_everything_along_and_the_next_run_continues(finished, desk, job):
     after_generate = ("scores/mgpt/dpo-0*", "perplexity/mgpt/dpo-0*")
     forgotten = {"base mgpt": ("models/mgpt/*", "generations/*/*", "scores/*/*", "perplexity/*/*", "retrieval/*"),
