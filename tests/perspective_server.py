@@ -32,6 +32,16 @@ def error(code: int, message: str, status: str, **detail):
     return code, {"error": {"code": code, "message": message, "status": status, "details": [detail] if detail else []}}
 
 
+def most_in_a_second(times: list[float]) -> int:
+    "Of times in order, the most that lie within one second"
+    first = most = 0
+    for last, t in enumerate(times):
+        while times[first] <= t - 1:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
+
+
 class PerspectiveServer:
     "Runs in a thread while it is a context; `log` holds (seconds, text, outcome) of every request"
 
@@ -62,12 +72,7 @@ class PerspectiveServer:
         return Counter(text for _, text, outcome in self.log if outcome in ("200", "400"))
 
     def most_in_a_second(self) -> int:
-        times, first, most = [t for t, *_ in self.log], 0, 0
-        for last, t in enumerate(times):
-            while times[first] <= t - 1:
-                first += 1
-            most = max(most, last - first + 1)
-        return most
+        return most_in_a_second([t for t, *_ in self.log])
 
     def rate(self) -> float:
         "Requests a second from the first to the last"
