@@ -8,18 +8,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny: a second t
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-_LLAMA = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
-_GEMMA = _LLAMA | {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8}
+_LLAMA = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1}
+_GEMMA = _LLAMA | {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 8}
 ARCHITECTURES = {  # those of the papers, and beyond them Qwen and Gemma
-    "gpt2": {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 128},
-    "bloom": {"n_layer": 2, "hidden_size": 32, "n_head": 2},
+    "gpt2": {"n_layer": 2, "n_embd": 64, "n_head": 2, "n_positions": 128},
+    "bloom": {"n_layer": 2, "hidden_size": 64, "n_head": 2},
     "llama": _LLAMA,
     "cohere": _LLAMA | {"num_key_value_heads": 2},
     "qwen2": _LLAMA,
-    "qwen3": _LLAMA | {"head_dim": 16},
+    "qwen3": _LLAMA | {"head_dim": 32},
     "gemma2": _GEMMA | {"final_logit_softcapping": 5.0},
     "gemma3_text": _GEMMA | {"layer_types": ["sliding_attention", "full_attention"]},
-    "mt5": {"num_layers": 2, "num_decoder_layers": 2, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_heads": 2, "decoder_start_token_id": 0},
+    "mt5": {"num_layers": 2, "num_decoder_layers": 2, "d_model": 64, "d_kv": 32, "d_ff": 128, "num_heads": 2, "decoder_start_token_id": 0},
 }
 
 
@@ -48,8 +48,8 @@ def toy_model(toy_tokenizer):
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    def make(architecture: str):
-        config = AutoConfig.for_model(architecture, **ARCHITECTURES[architecture], vocab_size=len(toy_tokenizer), pad_token_id=0, bos_token_id=1,
+    def make(architecture: str, **sizes):
+        config = AutoConfig.for_model(architecture, **ARCHITECTURES[architecture] | sizes, vocab_size=len(toy_tokenizer), pad_token_id=0, bos_token_id=1,
                                       eos_token_id=2)
         torch.manual_seed(0)
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM

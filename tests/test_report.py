@@ -29,6 +29,8 @@ def run(tmp_path_factory):
     nbformat.write(nbformat.v4.new_notebook(cells=[]), run / "notebooks/data.ipynb")
     for job in ("dpo mgpt/dpo-3", "li2024/fig4"):
         append_progress(run, event="failed", job=job, error="ValueError: loss is NaN at step 7 <b>", cell=1, lines=["train()", "line 7"])
+    for job, seconds in (("dpo mgpt/dpo-0", 600.0), ("dpo mgpt/dpo-0", 60.0), ("li2024/fig1", 12.0)):
+        append_progress(run, event="finished", job=job, seconds=seconds)
     return run
 
 
@@ -209,3 +211,8 @@ def test_a_new_report_replaces_the_old_one(run, page):
     (page.parent / "left over.txt").write_text("old")
     build_report(run)
     assert page.exists() and not (page.parent / "left over.txt").exists()
+
+
+def test_the_work_is_what_the_jobs_took(page):
+    "Each job counts as long as it took when it was last run"
+    assert "1.2 minutes of computing" in page.read_text(encoding="utf-8")

@@ -56,6 +56,13 @@ def test_a_job_is_a_copy(address, tmp_path):
     assert [r["event"] for r in read_progress(tmp_path)] == ["started", "finished"]
 
 
+def test_a_job_lasts_from_its_own_beginning(address, tmp_path):
+    "Not from that of the process that it is a copy of, which has imported for seconds before"
+    assert finish(address, tmp_path, "from xlingtox import core\nprint(core.process_seconds())") == (0, "", "")
+    shown = float(nbformat.read(tmp_path / "notebooks/job.ipynb", 4).cells[-1].outputs[0].text)
+    assert 0 < shown < read_progress(tmp_path)[-1]["seconds"] + 0.05, "clock ticks of a hundredth of a second"
+
+
 def test_figures_are_shown(address, tmp_path):
     assert finish(address, tmp_path, "import matplotlib.pyplot as plt\nplt.plot([1, 2]);") == (0, "", "")
     assert "image/png" in nbformat.read(tmp_path / "notebooks/job.ipynb", 4).cells[-1].outputs[0].data

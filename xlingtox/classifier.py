@@ -15,6 +15,7 @@ import numpy as np
 
 from .core import InputError, digest, file_digest
 from .languages import check_languages
+from .models import keep_layout
 
 # %% ../nbs/09b_classifier.ipynb #c005
 class Labels(NamedTuple):
@@ -93,7 +94,7 @@ class ClassifierScorer:
                              f"{', '.join(sorted(about['missing_keys'])[:3])}")
         positions = model.config.max_position_embeddings - (2 if "roberta" in model.config.model_type else 0)
         longest = min(tokenizer.model_max_length, positions)
-        return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer, longest
+        return keep_layout(model).to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer, longest
 
     def assess(self, texts: list[str], lang: str) -> tuple[np.ndarray, list[str | None]]:
         "Probability that each text is toxic, and why there is none"

@@ -6,7 +6,8 @@ Docs: https://xlingtox.github.io/xlingtox/core.html.md"""
 
 # %% auto #0
 __all__ = ['InputError', 'atomic_path', 'alone', 'write_table', 'read_table', 'check_columns', 'write_json', 'read_json',
-           'digest', 'file_digest', 'versions', 'write_manifest', 'slug', 'closest', 'cache_dir', 'assets', 'mask']
+           'digest', 'file_digest', 'versions', 'process_seconds', 'write_manifest', 'slug', 'closest', 'cache_dir',
+           'assets', 'mask']
 
 # %% ../nbs/00_core.ipynb #c002
 import contextlib
@@ -20,6 +21,7 @@ import platform
 import re
 import shutil
 import tempfile
+import time
 from importlib import metadata
 from pathlib import Path
 
@@ -155,6 +157,13 @@ def versions() -> dict:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
+
+
+def process_seconds() -> float:
+    "Seconds since this process began; in a copy of another process, since it was copied"
+    import psutil
+
+    return time.time() - psutil.Process().create_time()
 
 
 def write_manifest(

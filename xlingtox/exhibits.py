@@ -15,14 +15,13 @@ __all__ = ['CLAIMS', 'PAPERS', 'EXHIBITS', 'PER_VARIANT', 'BRANCH_STYLE', 'INK',
 import csv
 import math
 import re
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from .core import InputError, assets, atomic_path, read_json, write_json, write_manifest, write_table
+from .core import InputError, assets, atomic_path, process_seconds, read_json, write_json, write_manifest, write_table
 from .languages import LANGUAGES
 from .stats import relative_decrease
 
@@ -336,9 +335,6 @@ def with_interval(value: float, low: float, high: float, digits: int = 3) -> str
     return "-" if not math.isfinite(value) else f"{value:z.{digits}f} [{low:z.{digits}f}, {high:z.{digits}f}]"
 
 # %% ../nbs/45_exhibits.ipynb #c033
-_STARTED = time.perf_counter()  # an exhibit's notebook imports this module first
-
-
 def save_exhibit(
     run: str | Path,
     name: str,  # "li2024/fig1"
@@ -369,7 +365,7 @@ def save_exhibit(
     places = [("data", "prompts") if kind == "prompts" else (kind, f"{role}/{group}" if group else role)
               for kind, _, group in (need.partition(":") for need in this.needs) for role in this.roles]
     inputs = {file.relative_to(folder).as_posix(): file for place in places for file in _tables(folder, *place)}
-    write_manifest(target.with_name(f"{target.name}.manifest.json"), inputs, {"exhibit": name}, None, time.perf_counter() - _STARTED)
+    write_manifest(target.with_name(f"{target.name}.manifest.json"), inputs, {"exhibit": name}, None, process_seconds())
     return target
 
 # %% ../nbs/45_exhibits.ipynb #c036

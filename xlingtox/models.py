@@ -6,10 +6,12 @@ Docs: https://xlingtox.github.io/xlingtox/models.html.md"""
 
 # %% auto #0
 __all__ = ['ROLES', 'LORA_MODULES', 'RECIPES', 'SHADOWS', 'registry', 'lora_modules', 'mini_folder', 'shadow_config',
-           'shadow_folder', 'load_tokenizer', 'load_config', 'load', 'save', 'adapter_base', 'has_adapter']
+           'shadow_folder', 'load_tokenizer', 'load_config', 'load', 'keep_layout', 'save', 'adapter_base',
+           'has_adapter']
 
 # %% ../nbs/05_models.ipynb #c002
 import importlib.util
+import logging
 import os
 import warnings
 from pathlib import Path
@@ -64,7 +66,7 @@ def lora_modules(
 # %% ../nbs/05_models.ipynb #c010
 _GPT2 = {"n_layer": 4, "n_embd": 128, "n_head": 4, "n_positions": 128, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 _BLOOM = {"n_layer": 4, "hidden_size": 128, "n_head": 4, "hidden_dropout": 0.0, "attention_dropout": 0.0}
-_LLAMA = {"num_hidden_layers": 4, "hidden_size": 128, "intermediate_size": 352, "num_attention_heads": 4, "max_position_embeddings": 128}
+_LLAMA = {"num_hidden_layers": 4, "hidden_size": 128, "intermediate_size": 384, "num_attention_heads": 4, "max_position_embeddings": 128}
 _COHERE = _LLAMA | {"logit_scale": 1.0}  # the published scale of 1/16 belongs to the published width
 _TRAINING = {"steps": 900, "batch_size": 24, "length": 96, "matrix_lr": 0.03, "lr": 0.02, "warmup": 40, "threads": 2, "tokenizer_texts": 700}
 _SHORTER = _TRAINING | {"steps": 500}
@@ -85,7 +87,7 @@ RECIPES = {
     "judge": {**_MINI_GPT2, "training": {**_TRAINING, "steps": 400, "seed": 1}, "corpus": {**_CORPUS, "seed": 1}},
     "bloom-1b7": {"model_type": "bloom", "vocab_size": 6000, "config": _BLOOM, "training": {**_SHORTER, "seed": 2},
                   "corpus": {**_CORPUS, "seed": 2, "shares": _LIKE_BLOOM}},
-    "bloom-7b1": {"model_type": "bloom", "vocab_size": 6000, "config": _BLOOM | {"n_layer": 6, "hidden_size": 160, "n_head": 5},
+    "bloom-7b1": {"model_type": "bloom", "vocab_size": 6000, "config": _BLOOM | {"hidden_size": 192, "n_head": 6},
                   "training": {**_SHORTER, "seed": 3}, "corpus": {**_CORPUS, "seed": 3, "shares": _LIKE_BLOOM}},
     "llama2-7b": {"model_type": "llama", "vocab_size": 6000, "config": _LLAMA, "training": {**_SHORTER, "seed": 4},
                   "corpus": {**_CORPUS, "seed": 4, "shares": _LIKE_LLAMA}},
@@ -242,6 +244,7 @@ def load(
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # it misses a package for the layout that is not used here
     disable_progress_bar()  # of reading and writing shards: only the long tasks show how far they are
     set_verbosity_error()  # hints to programmers, not to readers
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"  # or a lone pickle would be sent to a service of the hub
@@ -268,7 +271,7 @@ def load(
         if quantise:
             weights["quantization_config"] = _nf4(config.dtype if dtype == "auto" else getattr(torch, dtype))
         cls = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model = cls.from_pretrained(where, **weights, **options)
+        model = keep_layout(cls.from_pretrained(where, **weights, **options))
     except InputError:
         raise
     except (OSError, ValueError, ImportError) as e:
@@ -276,6 +279,14 @@ def load(
     tokenizer = load_tokenizer(name if name in adapters and _has_tokenizer(name) else where, base_revision, allow_remote_code)
     model = model if placed or quantise else model.to(device)
     return (_adapted(model, adapters, merge) if adapters else model).eval(), tokenizer
+
+
+def keep_layout(model):
+    "The model, whose four-bit layers stay as they were loaded: none may rearrange its weights for the processor's own instructions"
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
+    return model
 
 
 def _nf4(dtype):

@@ -154,10 +154,11 @@ def gather_manifests(run: Path) -> dict[str, dict]:
 def _facts(run: Path, manifests: dict) -> dict[str, str]:
     "What the report says about the run as a whole"
     parts = list(manifests.values())
+    took = {r["job"]: r["seconds"] for r in read_progress(run) if r.get("event") == "finished"}  # the last time that each job was run
     facts = {"Run": run.name, "Artifacts": str(len(parts))}
     if parts:
         last = max(parts, key=lambda m: m["finished"])
-        facts |= {"Work": f"{sum(m['seconds'] for m in parts) / 60:.1f} minutes of computing", "Finished": last["finished"],
+        facts |= {"Work": f"{sum(took.values()) / 60:.1f} minutes of computing", "Finished": last["finished"],
                   "Machine": ", ".join(f"{k} {v}" for k, v in last["hardware"].items()),
                   "Versions": ", ".join(f"{k} {v}" for k, v in last["versions"].items())}
     return facts
