@@ -68,7 +68,8 @@ _GPT2 = {"n_layer": 4, "n_embd": 128, "n_head": 4, "n_positions": 128, "resid_pd
 _BLOOM = {"n_layer": 4, "hidden_size": 128, "n_head": 4, "hidden_dropout": 0.0, "attention_dropout": 0.0}
 _LLAMA = {"num_hidden_layers": 4, "hidden_size": 128, "intermediate_size": 384, "num_attention_heads": 4, "max_position_embeddings": 128}
 _COHERE = _LLAMA | {"logit_scale": 1.0}  # the published scale of 1/16 belongs to the published width
-_TRAINING = {"steps": 900, "batch_size": 24, "length": 96, "matrix_lr": 0.03, "lr": 0.02, "warmup": 40, "threads": 2, "tokenizer_texts": 700}
+_TRAINING = {"steps": 900, "batch_size": 24, "length": 96, "matrix_lr": 0.03, "lr": 0.02, "warmup": 40, "threads": 2, "tokenizer_texts": 700,
+             "precision": "float32"}
 _SHORTER = _TRAINING | {"steps": 500}
 _CORPUS = {"n": 60000}
 _MINI_GPT2 = {"model_type": "gpt2", "vocab_size": 6000, "config": _GPT2}
