@@ -34,7 +34,7 @@ export: .venv/.installed-dev ## write xlingtox/ and README.md from the notebooks
 # README.md is nbs/index.ipynb, with its links as they are seen from above nbs/.
 readme: .venv/.installed-dev
 	@$(bin)/jupyter nbconvert --log-level ERROR --to markdown --stdout nbs/index.ipynb | \
-		sed -e 's#](images/#](nbs/images/#; s#](\([0-9][0-9][a-z]*_\)#](nbs/\1#g; s#](\.\./#](#g' > README.md
+		sed -e 's#](images/#](nbs/images/#; s#](\([0-9][0-9]_[a-z]*/\|essays/\)#](nbs/\1#g; s#](\.\./#](#g' > README.md
 
 docs: quarto .venv/.installed-dev ## build the documentation site in _docs (needs Quarto)
 	$(bin)/nbdev-docs

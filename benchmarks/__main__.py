@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from xlingtox.execute import n_cores, numeric_environment
+from xlingtox.runs.process import n_cores, numeric_environment
 
 HERE = Path(__file__).parent
 COLUMNS = ["what", "baseline", "ratio", "bar", ""]

@@ -15,8 +15,8 @@ def prepare():
     "Model, tokenizer, prompts and sites"
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
-
-    from xlingtox import babel, pretrain
+    from xlingtox import babel
+    from xlingtox.models import pretrain
 
     texts = babel.corpus(3000, parallel_share=0.0)
     tokenizer = pretrain.train_tokenizer(texts["text"], 6000)
@@ -30,8 +30,7 @@ def prepare():
 def without_cache(model, tokenizer, prompts, sites):
     "Mean activation [n_prompts, n_sites] by re-reading the sequence for each token"
     import torch
-
-    from xlingtox.activations import record_last
+    from xlingtox.mechanism.activations import record_last
 
     texts, results = prompts["text"].tolist(), np.empty((len(prompts), len(sites)))
     order = sorted(range(len(texts)), key=lambda i: -len(tokenizer(texts[i])["input_ids"]))
@@ -67,10 +66,9 @@ def fastest(ways, rounds=3):
 def run():
     "Two rows: the cache against re-reading, and generation without a hook against with one"
     from transformers.utils import logging
-
-    from xlingtox.activations import activations
-    from xlingtox.generation import generate
-    from xlingtox.intervention import offset_activations
+    from xlingtox.generation.engine import generate
+    from xlingtox.mechanism.activations import activations
+    from xlingtox.mechanism.intervention import offset_activations
 
     logging.set_verbosity_error()
     model, tokenizer, prompts, sites = prepare()

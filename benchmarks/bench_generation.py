@@ -9,11 +9,11 @@ import pandas as pd
 
 
 def run():
-    "Samples per second of `xlingtox.generation.generate` over those of plain `generate`"
+    "Samples per second of `xlingtox.generation.engine.generate` over those of plain `generate`"
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
-
-    from xlingtox import babel, generation, pretrain
+    from xlingtox import babel, generation
+    from xlingtox.models import pretrain
 
     k, new_tokens, batch = 25, 20, 16
     texts = babel.corpus(3000, parallel_share=0.0)

@@ -26,8 +26,8 @@ def make(architecture, config, vocabulary, dtype, folder):
     "Save a model with random weights and a tokenizer that uses the first few thousand of its tokens"
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
-
-    from xlingtox import babel, models, pretrain
+    from xlingtox import babel, models
+    from xlingtox.models import pretrain
 
     tokenizer = pretrain.train_tokenizer(babel.corpus(3000, parallel_share=0.0)["text"], 6000)
     config = AutoConfig.for_model(architecture, **config, vocab_size=vocabulary, pad_token_id=0, bos_token_id=1, eos_token_id=2, dtype=dtype)
@@ -53,7 +53,8 @@ def measured(work):
 
 def tuning(title, folder, how):
     "Tokens a second of training steps with the paper's settings: the time of 3 x STEPS steps less that of STEPS"
-    from xlingtox import babel, dpo, models
+    from xlingtox import babel, models
+    from xlingtox.tuning import preference
 
     pairs, seconds = babel.preference(200), {}
     precision = "float16" if how == "full" else "bfloat16"
@@ -61,14 +62,14 @@ def tuning(title, folder, how):
     def steps_of(model, tokenizer, steps):
         settings = {"tuning": how, "precision": precision, "max_steps": steps, "warmup_steps": 0, "eval_steps": steps, "early_stopping": False}
         with tempfile.TemporaryDirectory() as out:
-            dpo.tune(model, tokenizer, pairs, Path(out) / "tuned", **settings, **PAIRS[how])
+            preference.tune(model, tokenizer, pairs, Path(out) / "tuned", **settings, **PAIRS[how])
 
     for steps in (STEPS, 3 * STEPS):
         loaded = models.load(folder, dtype="auto", quantise=how == "qlora")
         seconds[steps], memory = measured(functools.partial(steps_of, *loaded, steps))
         tokenizer = loaded[1]
         del loaded
-    train, _ = dpo.split_pairs(pairs)
+    train, _ = preference.hold_out_pairs(pairs)
     ids = tokenizer((train["prompt"] + train["chosen"]).tolist() + (train["prompt"] + train["rejected"]).tolist())["input_ids"]
     per_step = (seconds[3 * STEPS] - seconds[STEPS]) / (2 * STEPS)
     rate = 4 * 2 * sum(map(len, ids)) / len(ids) / per_step  # 4 pairs a step, two texts each
@@ -80,7 +81,6 @@ def generation(title, folder):
     "New tokens a second at 25 samples a prompt over those of plain `generate`"
     import pandas as pd
     import torch
-
     from xlingtox import babel, generation, models
 
     k, new, batch = 25, 20, 16

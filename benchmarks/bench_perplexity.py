@@ -57,7 +57,6 @@ def run(rounds=4) -> dict:
     "Best of some rounds for each side, taken in turn"
     import torch
     from transformers.utils import logging
-
     from xlingtox.metrics import perplexity
 
     logging.set_verbosity_error()

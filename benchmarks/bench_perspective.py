@@ -9,8 +9,7 @@ def run() -> dict:
     "Requests a second that reach the server, retries included, over the quota"
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     from perspective_server import KEY, PerspectiveServer
-
-    from xlingtox.perspective import PerspectiveScorer
+    from xlingtox.scorers.perspective import PerspectiveScorer
 
     with PerspectiveServer({"429": 0.05, "500": 0.02, "hang": 0.01, "cut": 0.01}) as server:
         PerspectiveScorer(KEY, server.url, qps=QPS, timeout=2.0, backoff=0.02).score([f"comment {i}" for i in range(N)], "en")

@@ -13,7 +13,7 @@ class Judge:
 
 def write_and_read(path: Path, who: str) -> tuple[float, float]:
     "Seconds that one process needs to write its scores, and to look them up"
-    from xlingtox.scorers import ScoreStore
+    from xlingtox.scorers.store import ScoreStore
 
     store, judge, texts = ScoreStore(path), Judge(), [f"{who}: a comment of ordinary length, number {i}" for i in range(N)]
     started = time.perf_counter()

@@ -8,25 +8,25 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny: a second t
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-_LLAMA = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1}
-_GEMMA = _LLAMA | {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 8}
+_LLAMA = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
+_GEMMA = _LLAMA | {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8}
 ARCHITECTURES = {  # those of the papers, and beyond them Qwen and Gemma
-    "gpt2": {"n_layer": 2, "n_embd": 64, "n_head": 2, "n_positions": 128},
-    "bloom": {"n_layer": 2, "hidden_size": 64, "n_head": 2},
+    "gpt2": {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 128},
+    "bloom": {"n_layer": 2, "hidden_size": 32, "n_head": 2},
     "llama": _LLAMA,
     "cohere": _LLAMA | {"num_key_value_heads": 2},
     "qwen2": _LLAMA,
-    "qwen3": _LLAMA | {"head_dim": 32},
+    "qwen3": _LLAMA | {"head_dim": 16},
     "gemma2": _GEMMA | {"final_logit_softcapping": 5.0},
     "gemma3_text": _GEMMA | {"layer_types": ["sliding_attention", "full_attention"]},
-    "mt5": {"num_layers": 2, "num_decoder_layers": 2, "d_model": 64, "d_kv": 32, "d_ff": 128, "num_heads": 2, "decoder_start_token_id": 0},
+    "mt5": {"num_layers": 2, "num_decoder_layers": 2, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_heads": 2, "decoder_start_token_id": 0},
 }
 
 
 @pytest.fixture(scope="session", autouse=True)
 def warm_server():
     "Runs share one process whose copies their jobs are; it imports nothing until a second job asks"
-    from xlingtox import warm
+    from xlingtox.runs import warm
 
     with warm.server() as address, pytest.MonkeyPatch.context() as patch:
         patch.setenv("XLINGTOX_WARM", address)
@@ -36,7 +36,8 @@ def warm_server():
 @pytest.fixture(scope="session")
 def toy_tokenizer():
     "A byte-level BPE of 500 tokens over English, German and Chinese sentences"
-    from xlingtox import babel, pretrain
+    from xlingtox import babel
+    from xlingtox.models import pretrain
 
     texts = babel.corpus(400, shares={"en": 1, "de": 1, "zh": 1}, parallel_share=0)["text"]
     return pretrain.train_tokenizer(texts, 500)

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import nbformat
 import psutil
-
-from xlingtox.execute import read_progress
+from xlingtox.runs.process import read_progress
 
 
 class Desk:

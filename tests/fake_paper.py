@@ -1,14 +1,13 @@
 """A folder of notebooks in which every stage takes a moment, to test the workflow around them.
 
 The stages write no real tables: an artifact holds the digest of its settings and of what it read, so a test can see what was made from what.
-Environment variables make a job misbehave: FAIL_JOB, BAD_INPUT_JOB, SLOW_JOB, SLOW_ONCE, FULL_JOB name it as the workflow does ("dpo mgpt/dpo-0").
+Environment variables make a job misbehave: FAIL_JOB, BAD_INPUT_JOB, SLOW_JOB, SLOW_ONCE, FULL_JOB name it as the workflow does ("tune mgpt/dpo-0").
 """
 import shutil
 from pathlib import Path
 
 import nbformat
-
-from xlingtox import profiles
+from xlingtox import core
 
 PROFILE = """
 name: mini
@@ -58,7 +57,7 @@ def make(path, *sources, table=True):
 STAGES = {
     "data": 'make(f"data/{variant}.parquet", profile["data"][variant])',
     "base": 'make(f"models/{role}/base", table=False)',
-    "dpo": 'make(f"models/{role}/{variant}", profile["dpo"], read(f"models/{role}/base.manifest.json"), table=False)',
+    "tune": 'make(f"models/{role}/{variant}", profile["dpo"], read(f"models/{role}/base.manifest.json"), table=False)',
     "generate": 'make(f"generations/{role}/{variant}.parquet", profile["generation"], read(f"models/{role}/{variant}.manifest.json"))',
     "score": 'make(f"scores/{role}/{variant}.parquet", read(f"generations/{role}/{variant}.parquet"))',
     "perplexity": 'make(f"perplexity/{role}/{variant}.parquet", read(f"generations/{role}/{variant}.parquet"))',
@@ -83,7 +82,7 @@ def write_notebook(path: Path, *cells: str):
 
 def make_paper(folder: Path) -> Path:
     "Write the fake folder, with the real Snakefile"
-    source = profiles.paper_dir() / "Snakefile"
+    source = core.paper_dir() / "Snakefile"
     (folder / "profiles").mkdir(parents=True)
     shutil.copy(source, folder)
     (folder / "profiles/mini.yaml").write_text(PROFILE)

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy.stats import mannwhitneyu
-
-from xlingtox import agreement, babel
+from xlingtox import babel
 from xlingtox.core import write_json, write_manifest, write_table
 from xlingtox.languages import LI2024
-from xlingtox.scorers import LexiconScorer, auc_table
+from xlingtox.scorers import distorted
+from xlingtox.scorers.lexicon import LexiconScorer
+from xlingtox.scorers.ngram import auc_table
 
 K, SEEDS, THRESHOLD, RATE = 6, 3, 0.5, 0.2
 TRUTH = LexiconScorer(babel.load_lexicon())
@@ -60,7 +61,7 @@ def write_variant(folder, role, variant, strength, langs, n_prompts):
     keys = ["model", "lang", "prompt_id", "sample"]
     write_table(df[[*keys, "text"]], folder / f"generations/{model}.parquet")
     write_table(df.assign(scorer="lexicon")[[*keys, "scorer", "toxicity"]], folder / f"scores/{model}.parquet")
-    others = [agreement.NoisyScorer(TRUTH), agreement.BiasedScorer(TRUTH)]
+    others = [distorted.NoisyScorer(TRUTH), distorted.BiasedScorer(TRUTH)]
     scored = [df.assign(scorer=o.name, toxicity=pd.concat([pd.Series(o.score(g["text"].tolist(), lang), g.index) for lang, g in
                                                             df.groupby("lang")])) for o in others]
     write_table(pd.concat(scored)[[*keys, "scorer", "toxicity"]], folder / f"agreement_scores/{model}.parquet")
@@ -170,7 +171,7 @@ def _write_probe(folder, effect, langs, role, rng):
 
 
 def _write_sites(folder, effect, n_actual, langs, role, rng, n_sites):
-    from xlingtox.value_vectors import multilinguality
+    from xlingtox.mechanism.value_vectors import multilinguality
     lexicon = babel.load_lexicon().melt(["concept", "category", "theme", "severity"], langs, "lang", "token")
     neutral, toxic = lexicon[lexicon["severity"] == 0], lexicon[lexicon["severity"] > 0]
     themes = toxic["theme"].unique()
@@ -236,8 +237,7 @@ def hash_of(text):
 def run_cells(exhibit, run, **parameters):
     "Run an exhibit's notebook in this process, every warning an error; returns its variables"
     import matplotlib.pyplot
-
-    from xlingtox.exhibits import EXHIBITS
+    from xlingtox.papers.exhibits import EXHIBITS
     matplotlib.use("agg")
     path = Path(__file__).parents[1] / "paper" / EXHIBITS[exhibit].notebook
     variables = {"__name__": "notebook"}
@@ -254,10 +254,10 @@ def run_cells(exhibit, run, **parameters):
 
 def execute_all(run, exhibits):
     "Execute exhibits as the workflow does, each in a process of its own"
-    from xlingtox.exhibits import EXHIBITS
+    from xlingtox.papers.exhibits import EXHIBITS
     paper = Path(__file__).parents[1] / "paper"
     for exhibit in exhibits:
         notebook = EXHIBITS[exhibit].notebook
         name = [] if notebook == f"{exhibit}.ipynb" else ["-p", "name", exhibit]
-        subprocess.run([sys.executable, "-m", "xlingtox.execute", paper / notebook, run / f"notebooks/{exhibit}.ipynb", "-p", "run", run, *name],
+        subprocess.run([sys.executable, "-m", "xlingtox.runs.job", paper / notebook, run / f"notebooks/{exhibit}.ipynb", "-p", "run", run, *name],
                        check=True)

@@ -3,12 +3,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ARCHITECTURES
-
 from xlingtox import babel
-from xlingtox.activations import activations, actual_sources, mean_activations, record_last
 from xlingtox.core import InputError
-from xlingtox.sites import mlp_sites
+from xlingtox.mechanism.activations import activations, actual_sources, mean_activations, record_last
+from xlingtox.models.sites import mlp_sites
+
+from conftest import ARCHITECTURES
 
 SITES = pd.DataFrame({"layer": [1, 0, 1, 0], "neuron": [5, 33, 4, 5]})
 

@@ -5,12 +5,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import pearsonr, spearmanr
-from synthetic_run import make_run, run_cells
-
-from xlingtox import babel, profiles, workflow
-from xlingtox.agreement import BiasedScorer, NoisyScorer, agreement, calibration, metrics_by_scorer, pair_scores
+from xlingtox import babel, profiles
 from xlingtox.core import InputError, read_table
-from xlingtox.scorers import LexiconScorer, load_scorer
+from xlingtox.languages import LANGUAGES
+from xlingtox.metrics.agreement import agreement, calibration, metrics_by_scorer, pair_scores
+from xlingtox.runs import select
+from xlingtox.scorers.by_name import load_scorer
+from xlingtox.scorers.distorted import BiasedScorer, NoisyScorer
+from xlingtox.scorers.lexicon import LexiconScorer
+
+from synthetic_run import make_run, run_cells
 
 
 def table(scorer, toxicity, lang="en"):
@@ -101,9 +105,9 @@ def test_the_noisy_scorer_is_fair_and_always_the_same(truth):
 
 def test_the_biased_scorer_reads_latin_letters_only(truth):
     biased = load_scorer("biased:lexicon:babel")
-    for lang in babel.LANGUAGES.index:
+    for lang in LANGUAGES.index:
         texts = babel.labelled([lang], n=60)["text"].tolist()
-        latin = babel.LANGUAGES.at[lang, "script"] == "Latin"
+        latin = LANGUAGES.at[lang, "script"] == "Latin"
         known = truth.score(texts, lang)
         np.testing.assert_allclose(biased.score(texts, lang), known if latin else 0, err_msg=lang)
         assert known.max() > 0
@@ -134,9 +138,9 @@ def test_the_exhibit(run):
 
 def test_the_exhibit_needs_a_profile_with_further_scorers(tmp_path):
     mini = profiles.load_profile("mini")
-    assert "ours/agreement" in workflow.available(mini)
+    assert "ours/agreement" in select.available(mini)
     without = mini.model_copy(update={"agreement": []})
-    assert "ours/agreement" not in workflow.available(without)
+    assert "ours/agreement" not in select.available(without)
     (tmp_path / "mine.yaml").write_text("extends: mini\nname: mine\nagreement: ['noisy:oracle:x']\n")
     with pytest.raises(InputError, match="unknown scorer 'oracle:x'"):
         profiles.load_profile(tmp_path / "mine.yaml")

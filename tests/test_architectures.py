@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-
-from xlingtox import babel, dpo, generation, models, perplexity, retrieval
+from xlingtox import babel, generation, models, representations
 from xlingtox.core import InputError
+from xlingtox.metrics import fluency
+from xlingtox.tuning import preference
 
 BEYOND = ["qwen2", "qwen3", "gemma2", "gemma3_text"]
 PAPERS = ["gpt2", "bloom", "llama", "cohere"]
@@ -15,6 +16,8 @@ CAUSAL = [*PAPERS, *BEYOND]
 slow = lambda names: [pytest.param(n, marks=pytest.mark.slow) for n in names]  # noqa: E731
 SETTINGS = {"learning_rate": 1e-3, "max_steps": 6, "batch_size": 4, "warmup_steps": 1, "eval_steps": 3, "max_characters": None}
 SMALL = {"r": 4}
+_WIDE = {"hidden_size": 64, "intermediate_size": 128}
+WIDE = {"gpt2": {"n_embd": 64}, "bloom": {"hidden_size": 64}, "mt5": {}, **dict.fromkeys(["llama", "cohere", *BEYOND], _WIDE)}  # blocks of four-bit weights
 TEXTS = ["The old teacher reads a book.", "sings", "Der alte Lehrer liest.", "猫在家里唱歌。"]
 
 
@@ -26,7 +29,7 @@ def saved(toy_model, toy_tokenizer, tmp_path_factory):
     def folder(architecture):
         if architecture not in folders:
             folders[architecture] = str(tmp_path_factory.mktemp(architecture) / "base")
-            models.save(toy_model(architecture), toy_tokenizer, folders[architecture])
+            models.save(toy_model(architecture, **WIDE[architecture]), toy_tokenizer, folders[architecture])
         return folders[architecture]
 
     return folder
@@ -42,7 +45,7 @@ def tuned(saved):
             folder = f"{saved(architecture)}-{tuning}"
             model, tokenizer = models.load(saved(architecture), quantise=tuning == "qlora", device="cpu")
             lora = SMALL if tuning != "full" else None
-            made[architecture, tuning] = folder, dpo.tune(model, tokenizer, babel.preference(40), folder, tuning=tuning, lora=lora, **SETTINGS)
+            made[architecture, tuning] = folder, preference.tune(model, tokenizer, babel.preference(40), folder, tuning=tuning, lora=lora, **SETTINGS)
         return made[architecture, tuning]
 
     return tune
@@ -52,7 +55,7 @@ def tuned(saved):
 def test_load_and_generate(architecture, saved, toy_model):
     "What was saved is loaded, and samples depend neither on the batch size nor on the call"
     model, tokenizer = models.load(saved(architecture), device="cpu")
-    assert all(torch.equal(a, b) for a, b in zip(toy_model(architecture).state_dict().values(), model.state_dict().values(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(toy_model(architecture, **WIDE[architecture]).state_dict().values(), model.state_dict().values(), strict=True))
     prompts = babel.prompts(["en", "zh"], n=4, seed=5)
     one, many, again = (generation.generate(model, tokenizer, prompts, "m", k=3, max_new_tokens=6, batch_size=b) for b in (1, 8, 8))
     assert one.equals(many) and many.equals(again)
@@ -64,14 +67,14 @@ def test_perplexity(architecture, saved):
     "The exact one equals the loss of each text alone; the published one is finite"
     model, tokenizer = models.load(saved(architecture), device="cpu")
     prompts, continuations = ["The teacher reads", "The teacher reads", "Der Hund"], [" a book.", " and sings", " liest das Buch."]
-    got = perplexity.perplexity(model, tokenizer, prompts, continuations)
-    assert np.isfinite(perplexity.perplexity(model, tokenizer, prompts, continuations, variant="published", max_drop=None)).all()
+    got = fluency.perplexity(model, tokenizer, prompts, continuations)
+    assert np.isfinite(fluency.perplexity(model, tokenizer, prompts, continuations, variant="published", max_drop=None)).all()
     for p, c, value in zip(prompts, continuations, got, strict=True):
         if architecture == "mt5":
             labels = tokenizer(c, add_special_tokens=False, return_tensors="pt")["input_ids"]
             loss = model(input_ids=tokenizer(p, return_tensors="pt")["input_ids"], labels=labels).loss
         else:
-            (context,), (target,) = perplexity.context_and_target(tokenizer, [p], [c])
+            (context,), (target,) = fluency.context_and_target(tokenizer, [p], [c])
             loss = model(input_ids=torch.tensor([context + target]), labels=torch.tensor([[-100] * len(context) + target])).loss
         assert value == pytest.approx(math.exp(loss.item()), rel=1e-4)
 
@@ -80,7 +83,7 @@ def test_perplexity(architecture, saved):
 def test_retrieval(architecture, saved):
     "The representation of a text in a batch is the mean over its own tokens"
     model, tokenizer = models.load(saved(architecture), device="cpu")
-    got = retrieval.sentence_representations(model, tokenizer, TEXTS, batch_size=4)
+    got = representations.sentence_representations(model, tokenizer, TEXTS, batch_size=4)
     reader = model.get_encoder() if model.config.is_encoder_decoder else model
     for i, text in enumerate(TEXTS):
         with torch.inference_mode():
@@ -97,7 +100,7 @@ def dpo_loss(tuned_model, reference, tokenizer, beta=0.1):
             log_p = model(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
         return log_p.gather(-1, ids[0, 1:, None])[n - 1 :].sum()
 
-    _, pairs = dpo.split_pairs(babel.preference(40), None)
+    _, pairs = preference.hold_out_pairs(babel.preference(40), None)
     margins = [sum(sign * (score(tuned_model, r.prompt, text) - score(reference, r.prompt, text)) for sign, text in ((1, r.chosen), (-1, r.rejected)))
                for r in pairs.itertuples()]
     return -torch.nn.functional.logsigmoid(beta * torch.stack(margins)).mean().item()
@@ -151,11 +154,11 @@ def test_a_cut_off_qlora_tuning_continues(architecture, saved, tuned, monkeypatc
     options = {"tuning": "qlora", "lora": SMALL, **SETTINGS}
     monkeypatch.setattr(trl, "DPOTrainer", CutOff)
     with pytest.raises(KeyboardInterrupt):
-        dpo.tune(*pieces(), **options)
+        preference.tune(*pieces(), **options)
     monkeypatch.undo()
     steps = []
     monkeypatch.setattr(trl.DPOTrainer, "training_step", lambda self, *a, f=trl.DPOTrainer.training_step, **kw: steps.append(1) or f(self, *a, **kw))
-    log = dpo.tune(*pieces(), **options)
+    log = preference.tune(*pieces(), **options)
     assert len(steps) == 3, "three of six steps were done before"
     wanted, wanted_log = tuned(architecture, "qlora")
     a, b = (open(f"{f}/adapter_model.safetensors", "rb").read() for f in (folder, wanted))
@@ -164,7 +167,7 @@ def test_a_cut_off_qlora_tuning_continues(architecture, saved, tuned, monkeypatc
 
 def test_an_encoder_decoder_is_not_tuned_with_dpo(saved, tmp_path):
     with pytest.raises(InputError, match="DPO tunes causal models, and mt5 is an encoder-decoder"):
-        dpo.tune(*models.load(saved("mt5"), device="cpu"), babel.preference(40), tmp_path / "tuned", **SETTINGS)
+        preference.tune(*models.load(saved("mt5"), device="cpu"), babel.preference(40), tmp_path / "tuned", **SETTINGS)
 
 
 def test_the_base_is_named_so_that_a_run_can_be_moved(tuned):

@@ -7,10 +7,13 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-
-from xlingtox.archive import ArchiveScorer, export_scores, import_scores, read_archive
 from xlingtox.core import InputError, file_digest, write_table
-from xlingtox.scorers import LexiconScorer, NgramScorer, ScoreStore, check_spec, load_scorer, score_generations
+from xlingtox.scorers.archive import export_scores, import_scores
+from xlingtox.scorers.archived import ArchiveScorer, read_archive
+from xlingtox.scorers.by_name import check_spec, load_scorer, score_generations
+from xlingtox.scorers.lexicon import LexiconScorer
+from xlingtox.scorers.ngram import NgramScorer
+from xlingtox.scorers.store import ScoreStore
 
 GENERATIONS = pd.DataFrame([("m/base", lang, f"p{p}", s, f"{lang} text {p} {s}") for lang in ("en", "de") for p in range(4) for s in range(3)],
                            columns=["model", "lang", "prompt_id", "sample", "text"])

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-
-from xlingtox import babel, dpo, generation, models, profiles, vllm_backend
+from xlingtox import babel, generation, models, profiles
 from xlingtox.core import InputError, read_json, read_table, write_json, write_table
+from xlingtox.generation.vllm import open_engine
+from xlingtox.runs import tune
+from xlingtox.tuning import adapter, preference
 
 
 @dataclass
@@ -95,7 +97,7 @@ def test_greedy_is_that_of_the_other_backend(vllm, base, prompts):
 
 
 def test_an_adapter_is_merged_for_vllm(vllm, base, prompts, tmp_path):
-    dpo.tune(*models.load(base, device="cpu"), babel.preference(40), tmp_path / "tuned", tuning="lora", lora={"r": 4}, max_steps=4, batch_size=4,
+    preference.tune(*models.load(base, device="cpu"), babel.preference(40), tmp_path / "tuned", tuning="lora", lora={"r": 4}, max_steps=4, batch_size=4,
              learning_rate=1e-2, eval_steps=2, warmup_steps=0, max_characters=None)
     tuned = str(tmp_path / "tuned")
     got = generation.generate(tuned, models.load_tokenizer(tuned), prompts, "m", k=1, greedy=True, max_new_tokens=6, backend="vllm")
@@ -106,7 +108,7 @@ def test_an_adapter_is_merged_for_vllm(vllm, base, prompts, tmp_path):
 
 
 def test_what_the_engine_is_asked(vllm, base):
-    vllm_backend.open_engine(base, dtype="bfloat16", n_gpus=4, quantise=True, max_length=300)
+    open_engine(base, dtype="bfloat16", n_gpus=4, quantise=True, max_length=300)
     (_, options, _), = LLM.made
     assert options == {"revision": None, "dtype": "bfloat16", "tensor_parallel_size": 4, "load_format": "bitsandbytes", "quantization": "bitsandbytes",
                        "trust_remote_code": False, "max_model_len": 300}
@@ -138,14 +140,14 @@ def profile(tmp_path, base, more=""):
 def test_tuning_in_a_profile(tmp_path, base):
     "How a model is tuned is the published way except in a miniature; the adapter's settings belong to the stage that tunes, and to no full tuning"
     mini, mine = profiles.load_profile("mini"), profile(tmp_path, base, "dpo: {lora: {r: 8}}")
-    settings = profiles.stage_settings(mine, "dpo", "bloom-7b1", "dpo-0")
-    assert settings["tuning"] == "qlora" and settings["lora"] == dpo.LORA | {"r": 8} and settings["accelerate"] is None
-    assert profiles.stage_settings(mini, "dpo", "mgpt", "dpo-0")["tuning"] == "full" and "lora" not in profiles.stage_settings(mini, "dpo", "mgpt", "dpo-0")
+    settings = profiles.stage_settings(mine, "tune", "bloom-7b1", "dpo-0")
+    assert settings["tuning"] == "qlora" and settings["lora"] == adapter.LORA | {"r": 8} and settings["accelerate"] is None
+    assert profiles.stage_settings(mini, "tune", "mgpt", "dpo-0")["tuning"] == "full" and "lora" not in profiles.stage_settings(mini, "tune", "mgpt", "dpo-0")
     assert profiles.stage_settings(mine, "base", "bloom-7b1")["dtype"] == "bfloat16"
     wider = profile(tmp_path, base, "dpo: {lora: {r: 16}}")
-    changed = [s for s in ("base", "dpo", "generate") if profiles.settings_digest(mine, s, "bloom-7b1", "dpo-0")
+    changed = [s for s in ("base", "tune", "generate") if profiles.settings_digest(mine, s, "bloom-7b1", "dpo-0")
                != profiles.settings_digest(wider, s, "bloom-7b1", "dpo-0")]
-    assert changed == ["dpo"]
+    assert changed == ["tune"]
     for slip, answer in [("dpo: {lora: {rank: 8}}", "dpo.lora.rank: is not a setting; dpo.lora takes r, alpha"),
                          ("accelerate: dpp", r"no configuration dpp \(did you mean ddp\?\); there are ddp, fsdp"),
                          ("generation: {backend: vlm}", "generation.backend")]:
@@ -207,13 +209,14 @@ def launcher(tmp_path):
 
 def in_two_processes(folder):
     "What accelerate does for several GPUs: the same module, started twice by torch, here on the CPU"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "xlingtox.dpo", str(folder), "bloom-7b1", "dpo-0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "xlingtox.runs.tune",
+               str(folder), "bloom-7b1", "dpo-0"]
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}, timeout=600)
 
 
 def test_a_stage_in_one_process(run):
     folder = run(None)
-    log = dpo.tune_variant(folder, "bloom-7b1", "dpo-0")
+    log = tune.tune_variant(folder, "bloom-7b1", "dpo-0")
     out = folder / "models/bloom-7b1/dpo-0"
     assert read_table(out / "log.parquet").equals(log) and models.has_adapter(models.load(str(out), device="cpu")[0])
     assert read_json(f"{out}.manifest.json")["parameters"]["tuning"] == "lora"
@@ -221,16 +224,16 @@ def test_a_stage_in_one_process(run):
 
 @pytest.mark.slow
 def test_accelerate_starts_the_tuning(run, tmp_path):
-    alone = dpo.tune_variant(run(None), "bloom-7b1", "dpo-0")
+    alone = tune.tune_variant(run(None), "bloom-7b1", "dpo-0")
     folder = run(launcher(tmp_path))
-    assert dpo.tune_variant(folder, "bloom-7b1", "dpo-0").equals(alone) and (folder / "models/bloom-7b1/dpo-0.manifest.json").exists()
+    assert tune.tune_variant(folder, "bloom-7b1", "dpo-0").equals(alone) and (folder / "models/bloom-7b1/dpo-0.manifest.json").exists()
 
 
 @pytest.mark.slow
 def test_two_processes_share_each_step(run):
     "A step has the same pairs in all, so the losses are those of one process"
     start = run(None)
-    alone, folder = dpo.tune_variant(start, "bloom-7b1", "dpo-0"), start / "models/bloom-7b1/dpo-0"
+    alone, folder = tune.tune_variant(start, "bloom-7b1", "dpo-0"), start / "models/bloom-7b1/dpo-0"
     shutil.rmtree(folder)
     (folder.parent / "dpo-0.manifest.json").unlink()
     done = in_two_processes(start)

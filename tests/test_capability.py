@@ -4,10 +4,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ARCHITECTURES
-
-from xlingtox import babel, capability, profiles
+from xlingtox import babel, profiles
 from xlingtox.core import InputError
+from xlingtox.metrics import capability
+
+from conftest import ARCHITECTURES
 
 
 @pytest.mark.parametrize("architecture", [a for a in ARCHITECTURES if a != "mt5"])

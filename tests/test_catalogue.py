@@ -10,9 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pandas as pd
 import pytest
-
-from xlingtox import catalogue, data
+from xlingtox import data, models
 from xlingtox.core import InputError
+from xlingtox.data import catalogue
 
 CONTENT = bytes(range(256)) * 3000
 SHA = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
@@ -110,7 +110,7 @@ def xlingtox(*arguments, cwd=None, **env):
 
 
 def test_the_list_is_whole():
-    table, files = catalogue.registry(), catalogue.released_files()
+    table, files = catalogue.data_sets(), catalogue.released_files()
     assert table.index.is_unique and set(files["name"]) <= set(table.index) and not files.duplicated(["name", "file"]).any()
     for name, row in table.iterrows():
         assert row["schema"] in data.SCHEMAS and row["licence"] and row["page"].startswith("https://") and row["used_by"], name
@@ -125,22 +125,22 @@ def test_the_list_is_whole():
 
 def test_list_and_help():
     code, out, err = xlingtox("data", "list", "--json")
-    assert (code, err) == (0, "") and {row["name"] for row in json.loads(out)} == set(catalogue.registry().index)
+    assert (code, err) == (0, "") and {row["name"] for row in json.loads(out)} == set(catalogue.data_sets().index)
     code, out, _ = xlingtox("data", "list")
     assert code == 0 and "xlingtox data get parallel-prompts --to FOLDER" in out and "Log in to Kaggle" in out
     assert "  list " in xlingtox("data", "--help")[1] and "  data " in xlingtox("--help")[1]
 
 
 def test_get(server, tmp_path, monkeypatch):
-    row = catalogue.registry().loc[["parallel-prompts"]]
-    monkeypatch.setattr(catalogue, "registry", lambda: row)
+    row = catalogue.data_sets().loc[["parallel-prompts"]]
+    monkeypatch.setattr(catalogue, "data_sets", lambda: row)
     content = b'{"Prompt": "What a liar"}\n'
     listed = pd.DataFrame({"name": "parallel-prompts", "file": [f"dpo_toxicity_pairwise_{lang}_200.jsonl" for lang in ("en", "de")],
                            "checksum": "sha256:" + hashlib.sha256(content).hexdigest()})
     monkeypatch.setattr(catalogue, "released_files", lambda name=None: listed)
     server.files = dict.fromkeys(listed["file"], content)
     source = catalogue.get("parallel-prompts", tmp_path, server.address)
-    assert source == f"parallel-prompts:{tmp_path}/parallel-prompts" and len(data.load(source)) == 2
+    assert source == f"parallel-prompts:{tmp_path}/parallel-prompts" and len(data.load_data(source)) == 2
     assert catalogue.check(source)[1] == ["prompts, 2 rows, languages: 2", "2 of 2 files are the released ones"]
     asked = len(server.asked)
     assert catalogue.get("parallel-prompts", tmp_path, server.address) == source and len(server.asked) == asked, "what is there is not fetched"
@@ -218,7 +218,6 @@ def test_bad_input(tmp_path, arguments, message):
 
 @pytest.fixture(scope="module")
 def model(toy_model, toy_tokenizer, tmp_path_factory):
-    from xlingtox import models
 
     folder = tmp_path_factory.mktemp("model") / "toy"
     models.save(toy_model("gpt2"), toy_tokenizer, folder)  # 128 positions

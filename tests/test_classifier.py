@@ -4,10 +4,10 @@ import sys
 
 import numpy as np
 import pytest
-
-from xlingtox.classifier import KNOWN, ClassifierScorer
 from xlingtox.core import InputError
-from xlingtox.scorers import ScoreStore, check_spec, load_scorer
+from xlingtox.scorers.by_name import check_spec, load_scorer
+from xlingtox.scorers.classifier import KNOWN, ClassifierScorer
+from xlingtox.scorers.store import ScoreStore
 
 WORDS = ["<s>", "<pad>", "</s>", "<unk>", *"the liar friend sings to a house and we see it".split()]
 TEXTS = ["the liar sings", "a friend", "the house and the friend and the liar see it", "we", "to a house", "nonsense words"]

@@ -21,14 +21,14 @@ def xlingtox(*arguments, cwd=None):
 
 
 @pytest.mark.parametrize("module, also", [("xlingtox", ["pandas", "numpy", "typer"]), ("xlingtox.cli", ["pandas", "numpy", "pydantic"]),
-                                          ("xlingtox.workflow", []), ("xlingtox.profiles", []), ("xlingtox.execute", ["pandas", "numpy"])])
+                                          ("xlingtox.runs.workflow", []), ("xlingtox.profiles", []), ("xlingtox.runs.execute", ["pandas", "numpy"])])
 def test_imports_are_light(module, also):
     loaded = python(f"import sys, {module}; print([m for m in {HEAVY + also} if m in sys.modules])")
     assert loaded.strip() == "[]"
 
 
 def test_status_loads_nothing_heavy(tmp_path):
-    out = python(f"import sys\nfrom xlingtox.workflow import status\nprint(status())\nprint([m for m in {HEAVY} if m in sys.modules])", tmp_path)
+    out = python(f"import sys\nfrom xlingtox.runs.workflow import status\nprint(status())\nprint([m for m in {HEAVY} if m in sys.modules])", tmp_path)
     assert out.splitlines()[-1] == "[]" and "no runs in" in out
 
 

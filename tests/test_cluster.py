@@ -7,13 +7,14 @@ import socket
 import subprocess
 import time
 
-import fake_paper
 import pytest
 import yaml
-from desk import Desk
-
-from xlingtox import profiles, workflow
+from xlingtox import core
 from xlingtox.core import InputError
+from xlingtox.runs import snakemake, workflow
+
+import fake_paper
+from desk import Desk
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scancel", "squeue", "sinfo", "srun")
 CONFIG = """
@@ -125,7 +126,7 @@ def wait_until(condition, what: str, at, seconds: float = 120):
 def desk(tmp_path, slurm):
     "A desk with the fake paper whose jobs go to that SLURM"
     fake_paper.make_paper(tmp_path / "paper")
-    shipped = yaml.safe_load((profiles.paper_dir() / "slurm/config.yaml").read_text())
+    shipped = yaml.safe_load((core.paper_dir() / "slurm/config.yaml").read_text())
     (tmp_path / "cluster").mkdir()
     (tmp_path / "cluster/config.yaml").write_text(yaml.safe_dump(
         shipped | {"slurm-no-account": True, "slurm-status-command": "squeue", "slurm-init-seconds-before-status-checks": 2, "latency-wait": 5}))
@@ -181,18 +182,18 @@ def test_an_unknown_executor():
 def test_without_slurm_one_line_says_what_is_missing(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'xlingtox\[slurm\]'"):
-        workflow.cluster_arguments()
+        snakemake.cluster_arguments()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(InputError, match="there is no sbatch here"):
-        workflow.cluster_arguments()
+        snakemake.cluster_arguments()
 
 
 def test_the_ready_profile(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(shutil, "which", lambda name: name)
-    folder = profiles.paper_dir() / "slurm"
-    assert workflow.cluster_arguments() == ["--profile", str(folder)]
+    folder = core.paper_dir() / "slurm"
+    assert snakemake.cluster_arguments() == ["--profile", str(folder)]
     assert yaml.safe_load((folder / "config.yaml").read_text()) == {"executor": "slurm", "jobs": 50, "retries": 2, "latency-wait": 60}
     monkeypatch.setenv("SNAKEMAKE_PROFILE", "/mine")
-    assert workflow.cluster_arguments() == ["--profile", "/mine"]
+    assert snakemake.cluster_arguments() == ["--profile", "/mine"]

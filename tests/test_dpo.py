@@ -10,16 +10,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-
-from xlingtox import babel, dpo, models
+from xlingtox import babel, models
 from xlingtox.core import InputError
+from xlingtox.tuning import preference
 
 SETTINGS = {"learning_rate": 1e-3, "max_steps": 12, "batch_size": 4, "warmup_steps": 2, "eval_steps": 4, "max_characters": None}
 SCRIPT = """
 import json, sys
-from xlingtox import babel, dpo, models
+from xlingtox import babel, models, tuning
 model, tokenizer = models.load(sys.argv[1])
-dpo.tune(model, tokenizer, babel.preference(60), sys.argv[2], **json.loads(sys.argv[3]))
+tuning.tune(model, tokenizer, babel.preference(60), sys.argv[2], **json.loads(sys.argv[3]))
 """
 
 
@@ -32,7 +32,7 @@ def base(toy_model, toy_tokenizer, tmp_path_factory):
 
 def tune(base, folder, **changes):
     model, tokenizer = models.load(base, device="cpu")
-    return dpo.tune(model, tokenizer, babel.preference(60), folder, **{**SETTINGS, **changes})
+    return preference.tune(model, tokenizer, babel.preference(60), folder, **{**SETTINGS, **changes})
 
 
 def weights(folder):

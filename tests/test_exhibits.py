@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_run import make_run, run_cells
-
 from xlingtox import babel
 from xlingtox.core import InputError, file_digest, write_table
-from xlingtox.exhibits import EXHIBITS, load, save_exhibit
+from xlingtox.papers.exhibits import EXHIBITS, save_exhibit
+from xlingtox.runfolder import load_artifact
+
+from synthetic_run import make_run, run_cells
 
 BUILT = ["li2024/fig1", "li2024/fig4", "li2024/table1", "li2024/table2", "ours/agreement"]
 LANGS = ["en", "de", "es", "fr", "nl", "ru", "ar", "zh", "ko"]
@@ -56,7 +57,7 @@ def test_figure_1_compares_the_same_prompts(effect):
     data = pd.read_csv(effect / "exhibits/li2024/fig1/per_language.csv").set_index(["metric", "lang"])
     assert data.loc[("emt", "mean"), "decrease_low"] > 0
     assert verdicts(effect, "li2024/fig1")["L1"]["holds"] == bool((data["decrease"] > 0).all())
-    scores = load(effect, "prompt_scores", "mgpt").query("lang == 'zh'").groupby("variant")["max"].mean()
+    scores = load_artifact(effect, "prompt_scores", "mgpt").query("lang == 'zh'").groupby("variant")["max"].mean()
     assert data.loc[("emt", "zh"), "before"] == pytest.approx(scores["base"], abs=1e-5)
     assert data.loc[("emt", "zh"), "after"] == pytest.approx(scores.drop("base").mean(), abs=1e-5)
 
@@ -94,7 +95,7 @@ def test_missing_scores_are_left_out_and_counted(tmp_path):
     found = json.loads((run / "exhibits/li2024/fig1/exhibit.json").read_text())
     assert "12 scores missing over all models and languages" in found["footer"]
     data = pd.read_csv(run / "exhibits/li2024/fig1/per_language.csv").set_index(["metric", "lang"])
-    kept = load(run, "prompt_scores", "mgpt").query("lang == 'ru' and variant == 'dpo-1'")["max"].dropna()
+    kept = load_artifact(run, "prompt_scores", "mgpt").query("lang == 'ru' and variant == 'dpo-1'")["max"].dropna()
     assert data.loc[("emt", "ru"), "dpo-1"] == pytest.approx(kept.mean(), abs=1e-5)
 
 

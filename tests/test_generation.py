@@ -3,9 +3,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-
 from xlingtox import babel, generation
 from xlingtox.core import InputError
+from xlingtox.generation import engine
 
 CAUSAL = ["gpt2", "bloom", "llama", "cohere"]
 
@@ -65,11 +65,11 @@ def test_interrupted_run_continues(toy_model, toy_tokenizer, prompts, tmp_path, 
         done.append(1)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(generation, "generate_batch", flaky)
+    monkeypatch.setattr(engine, "generate_batch", flaky)
     with pytest.raises(KeyboardInterrupt):
         generation.generate(model, toy_tokenizer, prompts, "m", k=3, batch_size=4, parts=tmp_path / "parts")
     calls = []
-    monkeypatch.setattr(generation, "generate_batch", lambda *a, **kw: calls.append(1) or original(*a, **kw))
+    monkeypatch.setattr(engine, "generate_batch", lambda *a, **kw: calls.append(1) or original(*a, **kw))
     resumed = generation.generate(model, toy_tokenizer, prompts, "m", k=3, batch_size=4, parts=tmp_path / "parts")
     assert len(calls) == 3, "five batches, two of them finished before"
     assert resumed.equals(whole)

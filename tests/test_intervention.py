@@ -3,12 +3,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ARCHITECTURES
-
 from xlingtox import babel, generation
 from xlingtox.core import InputError
-from xlingtox.intervention import control_sets, offset_activations, sweep
-from xlingtox.sites import mlp_sites
+from xlingtox.mechanism.intervention import control_sets, offset_activations, sweep
+from xlingtox.models.sites import mlp_sites
+
+from conftest import ARCHITECTURES
 
 SITES = pd.DataFrame({"layer": [1, 0, 1], "neuron": [5, 33, 4]})
 OFFSET = 60.0  # enough that what a small random model writes changes

@@ -5,12 +5,13 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_run import run_cells, write_mechanism
-
 from xlingtox import babel
 from xlingtox.core import InputError, write_table
-from xlingtox.exhibits import EXHIBITS, load
-from xlingtox.report import scoreboard
+from xlingtox.papers.exhibits import EXHIBITS
+from xlingtox.papers.report import scoreboard
+from xlingtox.runfolder import load_artifact
+
+from synthetic_run import run_cells, write_mechanism
 
 NAMES = [f"li2024/{name}" for name in ("fig2", "fig3", "table4", "table5", "table7", "table8", "table9")]
 LANGS = ["en", "de", "es", "ru", "zh", "ko"]
@@ -100,7 +101,7 @@ def test_the_offset_is_chosen_by_fluency_alone(effect):
     assert table["fluent"].to_dict() == {-4: "no", -3: "yes", -2: "yes", -1: "yes", 1: "yes", 2: "yes"}
     v = verdicts(effect)["L11"]
     assert v["reproduced"].startswith("offset -3: ") and "; offset +2: " in v["reproduced"]
-    texts = load(effect, "interventions", "mgpt")
+    texts = load_artifact(effect, "interventions", "mgpt")
     at = texts[texts["offset"].eq(-3) & texts["sites"].eq("actual")].groupby("lang")["toxicity"].mean().mean()
     assert f"to {at:.3f}" in v["reproduced"]
 
@@ -117,7 +118,7 @@ def test_repetition_and_silence_are_not_fluent(fresh):
 
 
 def test_the_share_of_the_controls_is_that_of_each_draw(effect):
-    texts = load(effect, "interventions", "mgpt").groupby(["sites", "offset", "lang"])["toxicity"].mean().groupby(["sites", "offset"]).mean()
+    texts = load_artifact(effect, "interventions", "mgpt").groupby(["sites", "offset", "lang"])["toxicity"].mean().groupby(["sites", "offset"]).mean()
     change = texts - texts["none", 0.0]
     draws = pd.read_csv(effect / "exhibits/li2024/fig2/draws.csv").set_index(["sites", "offset"])["share"]
     assert len(draws) == 4 * 6 and draws["same-layers-1", -3] == pytest.approx(change["same-layers-1", -3] / change["actual", -3], abs=1e-5)
@@ -162,7 +163,7 @@ def test_no_fluent_offset_cannot_tell(fresh):
 
 def test_activations_are_those_of_the_sources(effect):
     data = pd.read_csv(effect / "exhibits/li2024/fig3/per_language.csv").set_index(["sites", "lang"])
-    rows = load(effect, "activations", "mgpt").query("actual and lang == 'zh'").groupby("model")["activation"].mean()
+    rows = load_artifact(effect, "activations", "mgpt").query("actual and lang == 'zh'").groupby("model")["activation"].mean()
     assert data.loc[("actual", "zh"), "before"] == pytest.approx(rows["mgpt/base"], abs=1e-6)
     assert data.loc[("actual", "zh"), "after"] == pytest.approx(rows.drop("mgpt/base").mean(), abs=1e-6)
 
@@ -194,7 +195,7 @@ def test_toxic_tokens_and_texts_are_masked_unless_asked_for(effect, fresh):
 
 def test_the_two_tables_of_sources_share_them_out(effect):
     parts = [pd.read_csv(effect / f"exhibits/li2024/{name}/{name}.csv") for name in ("table8", "table9")]
-    sites = load(effect, "sites", "mgpt").query("actual").sort_values("rank")
+    sites = load_artifact(effect, "sites", "mgpt").query("actual").sort_values("rank")
     assert pd.concat(parts)["rank"].tolist() == sites["rank"].tolist() and len(parts[0]) == len(parts[1]) == 9
 
 
@@ -209,7 +210,7 @@ def test_without_a_lexicon_claim_9_cannot_be_told(fresh):
 
 def test_the_prompt_of_table_5_is_the_least_toxic_before(effect):
     data = pd.read_csv(effect / "exhibits/li2024/table5/continuations.csv")
-    texts = load(effect, "interventions", "mgpt").query("sites == 'none' and lang in ['es', 'zh', 'ru']")
+    texts = load_artifact(effect, "interventions", "mgpt").query("sites == 'none' and lang in ['es', 'zh', 'ru']")
     sums = (texts["toxicity"] + texts["prompt_toxicity"]).groupby(texts["prompt_id"]).sum()
     assert data["lang"].tolist() == ["es", "zh", "ru"] and set(data["prompt_id"]) <= set(sums[sums == sums.min()].index)
 

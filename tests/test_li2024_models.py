@@ -3,12 +3,14 @@ import json
 
 import pandas as pd
 import pytest
-from synthetic_run import make_run, run_cells, write_capability
-
-from xlingtox import profiles, workflow
+from xlingtox import profiles
 from xlingtox.core import InputError, write_table
-from xlingtox.exhibits import EXHIBITS, load, tuned_models
-from xlingtox.report import scoreboard
+from xlingtox.papers.exhibits import EXHIBITS
+from xlingtox.papers.report import scoreboard
+from xlingtox.runfolder import load_artifact, tuned_models
+from xlingtox.runs import select
+
+from synthetic_run import make_run, run_cells, write_capability
 
 LANGS = ["en", "de", "es", "fr", "nl", "ru", "ar", "zh", "ko"]
 RATES = {2e-6: 0.1, 5e-6: 0.4, 1e-5: 0.65, 5e-5: 0.98}
@@ -78,7 +80,7 @@ def test_one_notebook_shows_every_model(bloom):
         made = json.loads((bloom / f"exhibits/li2024/{name}/exhibit.json").read_text())
         assert role in made["title"] and made["name"] == name and (bloom / f"exhibits/li2024/{name}/{name}.svg").is_file()
     assert "0.59" in judged(bloom, "li2024/fig13")["L13"]["published"] and "0.66" in judged(bloom, "li2024/fig14")["L13"]["published"]
-    scores = load(bloom, "prompt_scores", "bloom-7b1").query("lang == 'en' and variant == 'base'")["max"].mean()
+    scores = load_artifact(bloom, "prompt_scores", "bloom-7b1").query("lang == 'en' and variant == 'base'")["max"].mean()
     data = pd.read_csv(bloom / "exhibits/li2024/fig6/per_language.csv").set_index(["metric", "lang"])
     assert data.loc[("emt", "en"), "before"] == pytest.approx(scores, abs=1e-5)
 
@@ -103,7 +105,7 @@ def test_too_few_languages_for_a_correlation_is_said(tmp_path, langs):
 def test_further_variants_stay_out_of_the_main_exhibits(mgpt):
     run_cells("li2024/table2", mgpt)
     with_sweep = (mgpt / "exhibits/li2024/table2/averages.csv").read_text()
-    assert set(load(mgpt, "perplexity", "mgpt")["model"]) == {"mgpt/base", *(f"mgpt/dpo-{s}" for s in range(3))}
+    assert set(load_artifact(mgpt, "perplexity", "mgpt")["model"]) == {"mgpt/base", *(f"mgpt/dpo-{s}" for s in range(3))}
     assert "dpo-2" in with_sweep and "lr" not in with_sweep.splitlines()[0]
 
 
@@ -171,9 +173,9 @@ def test_what_was_not_run_is_said(mgpt):
     with pytest.raises(InputError, match="prompt_scores/bloom-1b7.parquet: no such artifact"):
         run_cells("li2024/fig5", mgpt)
     mini = profiles.load_profile("mini")
-    assert {workflow.lacks(mini, EXHIBITS[f"li2024/{name}"]) for name in ("fig9", "fig10", "fig11", "fig12", "fig15", "table3", "table6")} == {""}
+    assert {select.lacks(mini, EXHIBITS[f"li2024/{name}"]) for name in ("fig9", "fig10", "fig11", "fig12", "fig15", "table3", "table6")} == {""}
     mini.models["mgpt"].variants.clear()
-    assert "variants" in workflow.lacks(mini, EXHIBITS["li2024/fig11"]) and workflow.lacks(mini, EXHIBITS["li2024/fig10"]) == ""
+    assert "variants" in select.lacks(mini, EXHIBITS["li2024/fig11"]) and select.lacks(mini, EXHIBITS["li2024/fig10"]) == ""
 
 
 def test_tuned_models_carry_their_settings(mgpt):

@@ -4,9 +4,9 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-
 from xlingtox import metrics
 from xlingtox.core import InputError
+from xlingtox.metrics import fluency_intervals
 
 COLUMNS = ["model", "lang", "emt", "toxprob", "avgtox", "n_prompts", "k", "n_missing"]
 LONG = ["model", "lang", "metric", "value", "low", "high", "n_prompts", "k", "n_missing"]
@@ -206,7 +206,7 @@ def test_weighted_median_is_numpys(perplexities):
     rng = np.random.default_rng(0)
     values, weights = np.sort(rng.random(9)), rng.integers(0, 4, (50, 9))
     weights[0] = 0
-    got = metrics._weighted_median(values, weights.astype(float))
+    got = fluency_intervals._weighted_median(values, weights.astype(float))
     assert np.isnan(got[0])
     np.testing.assert_allclose(got[1:], [np.median(np.repeat(values, w)) for w in weights[1:]])
 

@@ -11,9 +11,9 @@ import threading
 import pandas as pd
 import pytest
 import torch
-
-from xlingtox import babel, dpo, models
+from xlingtox import babel, models
 from xlingtox.core import InputError
+from xlingtox.tuning import preference
 
 SETTINGS = {"learning_rate": 1e-3, "max_steps": 2, "batch_size": 4, "warmup_steps": 0, "eval_steps": 1, "max_characters": None, "lora": {"r": 2}}
 
@@ -25,7 +25,7 @@ def base(toy_model, toy_tokenizer, tmp_path):
 
 
 def tune(start, folder, **changes):
-    return dpo.tune(*models.load(str(start), device="cpu", merge=True), babel.preference(40), folder, tuning="lora", **SETTINGS | changes)
+    return preference.tune(*models.load(str(start), device="cpu", merge=True), babel.preference(40), folder, tuning="lora", **SETTINGS | changes)
 
 
 def logits(model):
@@ -34,7 +34,7 @@ def logits(model):
 
 
 def test_registry_is_complete():
-    table = models.registry()
+    table = models.model_registry()
     wanted = {"mgpt", "bloom-1b7", "bloom-7b1", "llama2-7b", "llama3-8b", "aya-23-8b", "aya-expanse-8b", "mt5-large", "llama3.1-8b"}
     assert set(models.ROLES) == wanted and {"judge"} <= set(table.index)
     assert table["hub"].str.fullmatch(r"[\w.-]+/[\w.-]+").all() and table["gated"].isin(["yes", "no"]).all()
@@ -92,14 +92,14 @@ def test_zero_steps_save_an_adapter_that_does_nothing(base):
 ])
 def test_tuning_that_does_not_fit(tuning, load, message, base):
     with pytest.raises(InputError, match=message):
-        dpo.tune(*models.load(str(base), device="cpu", **load), babel.preference(40), base.parent / "x", tuning=tuning)
+        preference.tune(*models.load(str(base), device="cpu", **load), babel.preference(40), base.parent / "x", tuning=tuning)
     assert not (base.parent / "x").exists() and not (base.parent / ".x.work").exists()
 
 
 def test_other_bad_input(base, monkeypatch):
     tune(base, base.parent / "dpo-0", max_steps=0)
     with pytest.raises(InputError, match="the model to tune has an adapter inside; load it with merge=True"):
-        dpo.tune(*models.load(str(base.parent / "dpo-0"), device="cpu"), babel.preference(40), base.parent / "x", tuning="lora")
+        preference.tune(*models.load(str(base.parent / "dpo-0"), device="cpu"), babel.preference(40), base.parent / "x", tuning="lora")
     with pytest.raises(InputError, match="a model with an adapter is saved by what tuned it"):
         models.save(*models.load(str(base.parent / "dpo-0"), device="cpu"), base.parent / "x")
     with pytest.raises(InputError, match="lora: rank is not a setting; there are r, alpha, dropout, targets"):
@@ -204,7 +204,7 @@ def test_two_who_want_the_same_miniature_train_it_once(tmp_path, monkeypatch):
         both.wait(0.5)  # time for the other to begin, if nothing holds it back
         folder.mkdir(exist_ok=True)
 
-    monkeypatch.setattr("xlingtox.pretrain.pretrain", pretrain)
+    monkeypatch.setattr("xlingtox.models.pretrain.pretrain", pretrain)
     corpus, found = babel.corpus(5), []
     threads = [threading.Thread(target=lambda: found.append(models.mini_folder("mgpt", corpus))) for _ in range(2)]
     for thread in threads:

@@ -6,10 +6,9 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
-
 from xlingtox import metrics
 from xlingtox.core import InputError
-from xlingtox.perplexity import context_and_target, perplexity
+from xlingtox.metrics.fluency import context_and_target, perplexity
 
 CAUSAL = ["gpt2", "bloom", "llama", "cohere"]
 PROMPTS = ["The", "The old teacher", "Der alte Lehrer", "猫"]

@@ -15,13 +15,15 @@ from types import SimpleNamespace
 import httpx
 import numpy as np
 import pytest
-from perspective_server import KEY, PerspectiveServer, most_in_a_second, true_score
-
-from xlingtox import perspective
 from xlingtox.core import InputError
-from xlingtox.endpoint import EndpointScorer
-from xlingtox.perspective import PerspectiveScorer, Quota, shared_quota
-from xlingtox.scorers import ScoreStore, check_spec, load_scorer
+from xlingtox.scorers import perspective, service
+from xlingtox.scorers.by_name import check_spec, load_scorer
+from xlingtox.scorers.endpoint import EndpointScorer
+from xlingtox.scorers.perspective import PerspectiveScorer
+from xlingtox.scorers.service import Quota, shared_quota
+from xlingtox.scorers.store import ScoreStore
+
+from perspective_server import KEY, PerspectiveServer, most_in_a_second, true_score
 
 BAD_DAY = {"429": 0.05, "500": 0.02, "hang": 0.01, "cut": 0.01}
 TEXTS = [f"comment {i}" for i in range(10_000)] + [""]
@@ -227,7 +229,7 @@ def test_a_timeout_that_came_late_says_nothing_about_the_host(monkeypatch, secon
             raise httpx.ConnectTimeout("")
 
     judge, clock = PerspectiveScorer(KEY, "http://127.0.0.1:9/x", timeout=2.0), iter([0.0, seconds])
-    monkeypatch.setattr(perspective, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(service, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     assert asyncio.run(judge._service._ask(Client(), 0, "{}", None)).kind == kind
 
 

@@ -3,11 +3,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ARCHITECTURES
-
 from xlingtox import babel
 from xlingtox.core import InputError, read_json
-from xlingtox.probe import Probe, fit_probe, load_probe, mean_last_states, save_probe, train_probe
+from xlingtox.mechanism.probe import Probe, fit_probe, load_probe, mean_last_states, save_probe, train_probe
+
+from conftest import ARCHITECTURES
 
 TEXTS = ["The old teacher reads a book.", "sings", "Der alte Lehrer liest.", "猫在家里唱歌。", "The child in the house sings and the cat sings."]
 

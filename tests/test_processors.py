@@ -1,13 +1,14 @@
 """What one processor does and another does not: a model in four bits is the same on all of them."""
 import pytest
 import torch
-
-from xlingtox import babel, dpo, models
+from xlingtox import babel, models
+from xlingtox.tuning import preference
 
 SETTINGS = {"learning_rate": 1e-3, "max_steps": 4, "batch_size": 4, "warmup_steps": 1, "eval_steps": 2, "max_characters": None,
             "tuning": "qlora", "lora": {"r": 4}}
 IDS = torch.arange(3, 30)[None]
-SIZES = {"gpt2": {}, "bloom": {"hidden_size": 96}, "llama": {"intermediate_size": 224}, "cohere": {}}  # widths that are no multiple of 64 among them
+SIZES = {"gpt2": {"n_embd": 64}, "bloom": {"hidden_size": 96}, "llama": {"hidden_size": 64, "intermediate_size": 224},
+         "cohere": {}}  # widths that are no multiple of 64 among them
 
 
 def logits(model):
@@ -19,7 +20,7 @@ def from_loading_to_merging(base, folder):
     "What is computed on the way, in its order"
     model, tokenizer = models.load(base, quantise=True, device="cpu")
     seen = {"loaded": logits(model)}
-    log = dpo.tune(model, tokenizer, babel.preference(40), folder, **SETTINGS)
+    log = preference.tune(model, tokenizer, babel.preference(40), folder, **SETTINGS)
     seen |= {"losses": torch.tensor(log.to_numpy()), "after tuning": logits(model)}
     again, _ = models.load(folder, quantise=True, device="cpu")
     seen |= {"adapter": logits(again), "adapter, once more": logits(again), "moved": logits(again.to("cpu"))}

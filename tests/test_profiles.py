@@ -1,9 +1,13 @@
 """Profiles: what is read, what is refused and in which words."""
 import pytest
 import yaml
-
-from xlingtox import estimates, exhibits, profiles, workflow
+from xlingtox import profiles
 from xlingtox.core import InputError
+from xlingtox.models import registry
+from xlingtox.papers import exhibits
+from xlingtox.profiles import estimates
+from xlingtox.runs import select
+from xlingtox.tuning import preference
 
 
 def write(folder, file, **content):
@@ -28,12 +32,12 @@ def test_the_default_profile_loads():
 def test_six_miniatures():
     "What the paper tunes with QLoRA is tuned so, and the profile's own rate is not trained twice"
     profile = profiles.load_profile("mini")
-    published = {role: model["li2024"] for role, model in profiles.ROLES.items() if model["li2024"]}
+    published = {role: model["li2024"] for role, model in registry.ROLES.items() if model["li2024"]}
     assert {role: s["tuning"] for role in profile.models for s in profiles.tuned(profile, role).values()} == published
     assert list(profiles.tuned(profile, "mgpt", "lr")) == [f"lr-{rate}-0" for rate in ("2e-06", "5e-06", "1e-05", "5e-05")]
     full, qlora = profiles.tuned(profile, "bloom-1b7")["dpo-0"], profiles.tuned(profile, "bloom-1b7", "qlora")["qlora-0"]
     assert {k for k in full if full[k] != qlora[k]} == {"tuning"}
-    assert {workflow.lacks(profile, e) for e in li2024_exhibits()} <= {"", "there is no notebook for it yet"}
+    assert {select.lacks(profile, e) for e in li2024_exhibits()} <= {"", "there is no notebook for it yet"}
 
 
 def li2024_exhibits():
@@ -44,7 +48,7 @@ def test_a_stage_sees_only_its_variant(mine):
     def digests(**settings):
         profile = mine(models={"mgpt": {"seeds": [0], "variants": {"lr": {"dpo": {"learning_rate": [1e-6, 5e-6]}}, "qlora": {"dpo": settings}}}})
         variants = [v for g in profiles.groups(profile.models["mgpt"]) for v in profiles.tuned(profile, "mgpt", g)]
-        return {v: profiles.settings_digest(profile, "dpo", "mgpt", v) for v in variants}
+        return {v: profiles.settings_digest(profile, "tune", "mgpt", v) for v in variants}
     one, other = digests(tuning="qlora"), digests(tuning="qlora", lora={"r": 8})
     assert list(one) == ["dpo-0", "lr-1e-06-0", "lr-5e-06-0", "qlora-0"] and len(set(one.values())) == 4
     assert [v for v in one if one[v] != other[v]] == ["qlora-0"]
@@ -66,7 +70,7 @@ def test_extends_merges_section_by_section(mine):
     mini, profile = profiles.load_profile("mini"), mine(generation={"k": 3}, data={"prompts": {"n": 7}})
     assert profile.generation.k == 3 and profile.generation.temperature == mini.generation.temperature
     assert profile.data["prompts"].model_extra["n"] == 7 and profile.data["multiway"] == mini.data["multiway"]
-    assert mine(dpo=None).dpo == profiles.Dpo(), "null takes a section away"
+    assert mine(dpo=None).dpo == preference.Dpo(), "null takes a section away"
 
 
 def test_paths_are_relative_to_the_file_that_names_them(tmp_path, monkeypatch):
@@ -113,7 +117,7 @@ def test_the_other_two_papers(mine):
     trainings = {paper: (p.trainings, p.evaluations) for paper, p in estimates.planned(profile).items()}
     # one language, two languages and shares of all, judged in two languages; in full, two languages in a row, and their union, judged in three
     assert trainings == {"beniwal2025": (2 + 4, 2 * (1 + 2 + 4)), "neuronft2025": (1 + 2 + 1, 3 * (1 + 3))}
-    assert profiles.settings_digest(profile, "dpo", "mgpt", "dpo-0") == profiles.settings_digest(mine(), "dpo", "mgpt", "dpo-0")
+    assert profiles.settings_digest(profile, "tune", "mgpt", "dpo-0") == profiles.settings_digest(mine(), "tune", "mgpt", "dpo-0")
 
 
 @pytest.mark.parametrize("content, message", [

@@ -6,12 +6,12 @@ from urllib.parse import unquote, urlparse
 
 import nbformat
 import pytest
-from synthetic_run import execute_all, make_run
-
 from xlingtox import babel
-from xlingtox.execute import append_progress
-from xlingtox.exhibits import EXHIBITS
-from xlingtox.report import build_report, scoreboard
+from xlingtox.papers.exhibits import EXHIBITS
+from xlingtox.papers.report import build_report, scoreboard
+from xlingtox.runs.process import append_progress
+
+from synthetic_run import execute_all, make_run
 
 WORDS = {"holds", "does not hold", "cannot tell", "failed", "not run"}
 BUILT = ["li2024/fig1", "li2024/fig4", "li2024/table1", "li2024/table2"]
@@ -24,12 +24,14 @@ def run(tmp_path_factory):
     execute_all(run, BUILT)
     error = nbformat.v4.new_output("error", ename="ValueError", evalue="loss is NaN at step 7 <b>", traceback=["\x1b[31mValueError\x1b[39m: NaN"])
     broken = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("train()", outputs=[error])])
-    (run / "notebooks/dpo/mgpt").mkdir(parents=True)
-    nbformat.write(broken, run / "notebooks/dpo/mgpt/dpo-3.ipynb")
+    (run / "notebooks/tune/mgpt").mkdir(parents=True)
+    nbformat.write(broken, run / "notebooks/tune/mgpt/dpo-3.ipynb")
     nbformat.write(nbformat.v4.new_notebook(cells=[]), run / "notebooks/data.ipynb")
-    for job in ("dpo mgpt/dpo-3", "li2024/fig4"):
+    for job in BUILT:  # whatever they took on this machine; see the last test
+        append_progress(run, event="finished", job=job, seconds=0.0)
+    for job in ("tune mgpt/dpo-3", "li2024/fig4"):
         append_progress(run, event="failed", job=job, error="ValueError: loss is NaN at step 7 <b>", cell=1, lines=["train()", "line 7"])
-    for job, seconds in (("dpo mgpt/dpo-0", 600.0), ("dpo mgpt/dpo-0", 60.0), ("li2024/fig1", 12.0)):
+    for job, seconds in (("tune mgpt/dpo-0", 600.0), ("tune mgpt/dpo-0", 60.0), ("li2024/fig1", 12.0)):
         append_progress(run, event="finished", job=job, seconds=seconds)
     return run
 
@@ -148,7 +150,7 @@ def test_clicking_through(browser, page):
 def test_failures_are_named(browser, page):
     browser.get(page.as_uri())
     shown = browser.find_element("css selector", "section[aria-labelledby=failures]").text
-    assert "dpo mgpt/dpo-3 in cell 1" in shown and "loss is NaN at step 7 <b>" in shown and "li2024/fig4" in shown
+    assert "tune mgpt/dpo-3 in cell 1" in shown and "loss is NaN at step 7 <b>" in shown and "li2024/fig4" in shown
     assert "an earlier result" in browser.find_element("id", "li2024-fig4").text
     browser.find_element("css selector", ".error a[href*='dpo-3']").click()
     assert "NaN" in browser.find_element("css selector", ".output_error").text

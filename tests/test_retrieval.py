@@ -3,9 +3,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-
 from xlingtox.core import InputError
-from xlingtox.retrieval import mean_cosine, retrieval_accuracy, retrieval_table, sentence_representations
+from xlingtox.representations import sentence_representations
+from xlingtox.retrieval import mean_cosine, retrieval_accuracy, retrieval_table
 
 ARCHITECTURES = ["gpt2", "bloom", "llama", "cohere", "mt5"]
 TEXTS = ["The old teacher reads a book.", "sings", "Der alte Lehrer liest.", "猫在家里唱歌。", "The child in the house sings and the cat sings."]
@@ -16,7 +16,7 @@ def test_mean_over_tokens_of_each_text_alone(architecture, toy_model, toy_tokeni
     model = toy_model(architecture)
     reader = model.get_encoder() if model.config.is_encoder_decoder else model
     got = sentence_representations(model, toy_tokenizer, TEXTS, batch_size=3)
-    assert got.shape == (3, 5, 32) and got.dtype == np.float32  # two layers and the embeddings
+    assert got.shape == (3, 5, model.config.hidden_size) and got.dtype == np.float32  # two layers and the embeddings
     for i, text in enumerate(TEXTS):
         with torch.inference_mode():
             states = reader(**{"input_ids": toy_tokenizer(text, return_tensors="pt")["input_ids"]}, output_hidden_states=True).hidden_states

@@ -13,11 +13,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-
 from xlingtox import babel, data
 from xlingtox.core import InputError, read_table, write_table
-from xlingtox.perspective import Answer
-from xlingtox.scorers import LexiconScorer, NgramScorer, ScoreStore, check_spec, load_scorer, score_generations, split_pairs
+from xlingtox.languages import LANGUAGES
+from xlingtox.scorers.by_name import SCORERS, check_spec, load_scorer, score_generations
+from xlingtox.scorers.lexicon import LexiconScorer
+from xlingtox.scorers.ngram import NgramScorer, hold_out_texts
+from xlingtox.scorers.service import Answer
+from xlingtox.scorers.store import ScoreStore
 
 TEXTS = [f"text {i % 900}" for i in range(1000)]  # 900 distinct
 
@@ -269,7 +272,7 @@ def truth():
     return LexiconScorer(babel.load_lexicon())
 
 
-@pytest.mark.parametrize("lang", list(babel.LANGUAGES.index))
+@pytest.mark.parametrize("lang", list(LANGUAGES.index))
 def test_the_lexicon_scorer_knows_the_truth(truth, lang):
     rng = random.Random(f"scorers/{lang}")
     frames = [[babel.sample_frame(rng, rng.random() < 0.5) for _ in range(rng.randint(1, 3))] for _ in range(500)]
@@ -281,7 +284,7 @@ def test_the_lexicon_scorer_knows_the_truth(truth, lang):
 @pytest.mark.parametrize("lang", ["en", "ar", "ko", "zh", "ja"])
 def test_drift_into_another_language_is_heard(truth, lang):
     lexicon = babel.load_lexicon()
-    for other in babel.LANGUAGES.index:
+    for other in LANGUAGES.index:
         own = set(lexicon[lang].str.casefold())
         for row in lexicon[lexicon["severity"] > 0].itertuples():
             if getattr(row, other).casefold() not in own:
@@ -325,7 +328,7 @@ def test_load_scorer(tmp_path):
     table.to_csv(tmp_path / "words.csv", index=False)
     scorer = load_scorer(f"lexicon:{tmp_path}/words.csv")
     np.testing.assert_allclose(scorer.score(["null", "None", "true", " "], "de"), [0.5, 0.4, 0.3, 0.0])
-    assert load_scorer("lexicon:babel").languages == frozenset(babel.LANGUAGES.index)
+    assert load_scorer("lexicon:babel").languages == frozenset(LANGUAGES.index)
     table.drop(columns="severity").to_csv(tmp_path / "short.csv", index=False)
     table.assign(severity=["0.5", "high", 0, 0, 0, 0]).to_csv(tmp_path / "odd.csv", index=False)
     table.assign(severity=2).to_csv(tmp_path / "much.csv", index=False)
@@ -347,6 +350,17 @@ def test_a_spec_is_checked_before_anything_is_computed(spec, message):
         check_spec(spec, ["en", "fr"])
     check_spec("noisy:lexicon:babel", ["en", "fr"])
     check_spec("classifier:someone/some-model", ["en", "fr"])
+
+
+def test_every_scorer_of_the_list_knows_what_its_spec_means():
+    kinds = [scorer.kind for scorer in SCORERS]
+    assert kinds == ["lexicon", "ngram", "perspective", "classifier", "openai", "archive", "noisy", "biased"]
+    for scorer in SCORERS:
+        assert scorer.quota is None or scorer.quota > 0, scorer
+    for scorer in SCORERS:
+        with pytest.raises(InputError):
+            scorer.from_spec({"perspective": "default", "openai": "http://h/v1"}.get(scorer.kind, "/none"), ["xx"])
+    np.testing.assert_array_equal(LexiconScorer.from_spec("babel", ["en"]).score(["hello"], "en"), [0.0])
 
 
 @pytest.fixture(scope="module")
@@ -396,7 +410,7 @@ def test_ngram_refuses(change, message):
 def test_split_keeps_pairs_and_equal_texts_apart():
     rows = [(f"train{i}", lang, f"{lang} bad {i % 95}", f"{lang} good {i % 95}", "train") for lang in ("en", "de") for i in range(100)]
     labelled = data.from_pairs(pd.DataFrame(rows, columns=data.SCHEMAS["parallel"]), "labelled")
-    train, test = split_pairs(labelled, seed=0)
+    train, test = hold_out_texts(labelled, seed=0)
     pairs = [set(part["lang"] + part["id"].str.split("-").str[0]) for part in (train, test)]
     assert len(train) == 320 and 0 < len(test) < 80 and not pairs[0] & pairs[1] and not set(train["text"]) & set(test["text"])
     assert set(test["lang"]) == {"en", "de"}

@@ -6,11 +6,16 @@ import re
 import pandas as pd
 import pytest
 import torch
-from desk import Desk
 from transformers import AutoConfig
-
-from xlingtox import data, estimates, exhibits, models, perplexity, profiles, shadow, workflow
+from xlingtox import data, models, profiles
 from xlingtox.core import InputError
+from xlingtox.metrics import fluency
+from xlingtox.models import miniatures
+from xlingtox.papers import exhibits
+from xlingtox.profiles import costs, estimates, shadow
+from xlingtox.runs import select
+
+from desk import Desk
 
 
 @pytest.fixture
@@ -29,7 +34,7 @@ def test_shipped_profiles_need_their_data_and_nothing_else_to_be_valid(name, tmp
 
 
 def test_the_papers_models_are_those_of_the_registry(paper):
-    table = models.registry()
+    table = models.model_registry()
     for role, model in paper.models.items():
         assert (model.model, model.revision) == (table.loc[role, "hub"], table.loc[role, "revision"])
     assert (paper.judge.model, paper.judge.revision) == (table.loc["judge", "hub"], table.loc["judge", "revision"])
@@ -46,7 +51,7 @@ def test_the_papers_settings(paper):
 
 def test_a_rehearsal_makes_every_exhibit_and_changes_only_what_it_says(paper):
     rehearsed = shadow.rehearsal(paper)
-    assert workflow.available(rehearsed) == workflow.available(paper)
+    assert select.available(rehearsed) == select.available(paper)
     a, b = paper.model_dump(), rehearsed.model_dump()
     changed = {"name", "title", "shadow_of", "data", "models", "judge", "dpo", "scorer", "metrics", "capability"}
     without_notebooks = {"beniwal2025", "neuronft2025"}
@@ -68,7 +73,7 @@ def test_real_data_is_sampled_and_absent_data_made(tmp_path):
     rehearsed = shadow.rehearsal(profiles.load_profile(tmp_path / "mine.yaml", tmp_path, here=False))
     prompts = rehearsed.data["prompts"]
     assert prompts.source == [f"file:{tmp_path}/p.csv"] and rehearsed.data["preference"].source == ["babel:preference"]
-    kept = data.sample(data.load(prompts.source[0], "prompts"), prompts.sample)
+    kept = data.sample(data.load_data(prompts.source[0], "prompts"), prompts.sample)
     ids = kept.groupby("lang")["id"].agg(set)
     assert len(kept) == 2 * shadow.ROWS["prompts"] and ids["en"] == ids["de"], "translations stay together"
 
@@ -77,7 +82,7 @@ def test_real_data_is_sampled_and_absent_data_made(tmp_path):
                                         ("aya-23-8b", "cohere"), ("judge", "mt5")])
 def test_a_shadow_has_its_models_class(name, kind, tmp_path, monkeypatch):
     monkeypatch.setenv("XLINGTOX_CACHE", str(tmp_path))
-    monkeypatch.setattr(models, "_SHADOW_TEXT", {"n": 300, "vocab_size": 400, "texts": 10, "seed": 0})
+    monkeypatch.setattr(miniatures, "_SHADOW_TEXT", {"n": 300, "vocab_size": 400, "texts": 10, "seed": 0})
     state = torch.get_rng_state()
     model, tokenizer = models.load(f"shadow:{name}", device="cpu")
     assert torch.equal(state, torch.get_rng_state()), "making a shadow leaves the caller's random numbers alone"
@@ -93,18 +98,18 @@ def test_a_shadow_has_its_models_class(name, kind, tmp_path, monkeypatch):
 def test_the_shadow_of_the_judge_is_near_chance(tmp_path, monkeypatch):
     monkeypatch.setenv("XLINGTOX_CACHE", str(tmp_path))
     model, tokenizer = models.load("shadow:judge", device="cpu")
-    found = perplexity.perplexity(model, tokenizer, ["one two", "three"], [" four five", " six"], variant="published")
+    found = fluency.perplexity(model, tokenizer, ["one two", "three"], [" four five", " six"], variant="published")
     assert ((found > len(tokenizer) / 3) & (found < 3 * len(tokenizer))).all(), "or every text is dropped as above 10,000, and no exhibit has data"
 
 
 def test_every_job_of_paper_has_an_estimate(paper):
-    roles = {role for name in workflow.available(paper) for role in exhibits.EXHIBITS[name].roles}
+    roles = {role for name in select.available(paper) for role in exhibits.EXHIBITS[name].roles}
     for role, model in ((role, model) for role, model in paper.models.items() if role in roles):
         for variant in [v for group in profiles.groups(model) for v in profiles.tuned(paper, role, group)]:
-            tuned, written = estimates.cost(paper, "dpo", role, variant), estimates.cost(paper, "generate", role, variant)
+            tuned, written = estimates.cost(paper, "tune", role, variant), estimates.cost(paper, "generate", role, variant)
             assert 0.1 < tuned.gpu_hours < 300 and 0 < tuned.gpu_gb < 80 and 0 < written.gpu_hours < 24
-    free = estimates.cost(shadow.rehearsal(paper), "dpo", "llama3-8b", "dpo-0")
-    assert free == dataclasses.replace(estimates.Cost(), disk_gb=free.disk_gb)
+    free = estimates.cost(shadow.rehearsal(paper), "tune", "llama3-8b", "dpo-0")
+    assert free == dataclasses.replace(costs.Cost(), disk_gb=free.disk_gb)
 
 
 def test_a_dry_run_of_paper_estimates_without_the_data(tmp_path):
@@ -123,7 +128,7 @@ def test_the_whole_of_paper_in_rehearsal(tmp_path):
     process = desk.start("reproduce", "--profile", "paper", "--shadow", "--jobs", "2")
     out, err = process.communicate(timeout=7200)
     assert process.returncode == 0, out + err
-    names = workflow.available(shadow.rehearsal(profiles.load_profile("paper", here=False)))
+    names = select.available(shadow.rehearsal(profiles.load_profile("paper", here=False)))
     for name in names:
         found = json.loads((desk.run / "exhibits" / name / "exhibit.json").read_text())
         assert all((desk.run / "exhibits" / name / f"{stem}.svg").is_file() for stem in found["figures"])

@@ -2,11 +2,12 @@
 import pandas as pd
 import pytest
 import torch
-from conftest import ARCHITECTURES
-
-from xlingtox import models, sites
+from xlingtox import models
 from xlingtox.core import InputError
-from xlingtox.sites import check_sites, mlp_sites, random_sites
+from xlingtox.models import sites
+from xlingtox.models.sites import check_sites, mlp_sites, random_sites
+
+from conftest import ARCHITECTURES
 
 
 def run_once(model, ids):
@@ -91,7 +92,7 @@ def test_four_bit_weights_are_unpacked(toy_model):
     expected, layer = mlp_sites(model)[0].values.clone(), model.model.layers[0].mlp
     packed = bnb.nn.Linear4bit(64, 32, bias=False, quant_type="nf4", compute_dtype=torch.float32)
     packed.load_state_dict({"weight": layer.down_proj.weight.data})
-    layer.down_proj = packed.to("cpu")
+    layer.down_proj = models.keep_layout(packed.to("cpu"))
     layer.down_proj(torch.zeros(1, 64))  # packs
     if not hasattr(layer.down_proj.weight, "quant_state") or layer.down_proj.weight.quant_state is None:
         pytest.skip("no four-bit weights on this machine")

@@ -13,9 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pandas as pd
 import pytest
-
-from xlingtox import data, profiles, sources
+from xlingtox import data, profiles
 from xlingtox.core import InputError
+from xlingtox.data import hate, sources
 
 CRC = []
 for _n in range(256):
@@ -90,11 +90,11 @@ def test_rtp_lx_zip_and_folder_are_the_same(tmp_path, monkeypatch, password):
     path = write_zip(tmp_path / "RTP-LX.zip", RTP, password)
     for name, text in RTP.items():
         write_folder(tmp_path / "folder", {name.split("/")[1]: text})
-    df = data.load(f"rtp-lx:{path}")
+    df = data.load_data(f"rtp-lx:{path}")
     assert df.to_dict("list") == {"id": ["en-1", "en-2", "pt-br-1", "zh-hans-1"], "lang": ["en", "en", "pt", "zh"],
                                   "text": ["What a liar", "That clown,\u2028he said", "Esse ladrão", "这个骗子"]}
-    pd.testing.assert_frame_equal(data.load(f"rtp-lx:{tmp_path}/folder"), df)
-    assert data.load(f"rtp-lx:{path}", languages=["zh"])["text"].tolist() == ["这个骗子"]
+    pd.testing.assert_frame_equal(data.load_data(f"rtp-lx:{tmp_path}/folder"), df)
+    assert data.load_data(f"rtp-lx:{path}", languages=["zh"])["text"].tolist() == ["这个骗子"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["RTP-LX.zip", "folder"], "nothing is unpacked"
 
 
@@ -105,7 +105,7 @@ def test_zip_as_a_common_tool_writes_it(tmp_path, monkeypatch):
         write_folder(tmp_path, {name: text * 50})
     subprocess.run(["zip", "-q", "-r", "-P", "secret", "RTP-LX.zip", "RTP-LX"], cwd=tmp_path, check=True)
     monkeypatch.setenv("RTP_LX_PASSWORD", "secret")
-    assert len(data.load(f"rtp-lx:{tmp_path}/RTP-LX.zip", languages=["en"])) == 100
+    assert len(data.load_data(f"rtp-lx:{tmp_path}/RTP-LX.zip", languages=["en"])) == 100
 
 
 def test_password_missing_or_wrong(tmp_path, monkeypatch, no_password):
@@ -168,18 +168,18 @@ def test_bad_rtp_lx(tmp_path, files, message):
     folder = write_folder(tmp_path / "rtp", files)
     folder.mkdir(exist_ok=True)
     with pytest.raises(InputError, match=message) as e:
-        data.load(f"rtp-lx:{folder}")
+        data.load_data(f"rtp-lx:{folder}")
     assert "\n" not in str(e.value)
 
 
 def test_languages_and_schemas_that_a_source_lacks(tmp_path):
     write_folder(tmp_path, {"RTP_LX_EN.json": EN})
     with pytest.raises(InputError, match="does not support sv; it supports en"):
-        data.load(f"rtp-lx:{tmp_path}", languages=["en", "sv"])
+        data.load_data(f"rtp-lx:{tmp_path}", languages=["en", "sv"])
     with pytest.raises(InputError, match="gives prompts, not preference"):
-        data.load(f"rtp-lx:{tmp_path}", "preference")
+        data.load_data(f"rtp-lx:{tmp_path}", "preference")
     with pytest.raises(InputError, match="none: no such file or folder"):
-        data.load(f"rtp-lx:{tmp_path}/none")
+        data.load_data(f"rtp-lx:{tmp_path}/none")
 
 
 # -- preference pairs
@@ -189,7 +189,7 @@ PAIR = {"prompt_text": "He said", "unpert_gen_text": " hello", "pert_gen_text": 
 
 def test_preference_pairs(tmp_path):
     write_folder(tmp_path, {"split_1.jsonl": lines(PAIR), "split_0.jsonl": lines(PAIR, {**PAIR, "unpert_gen_text": ""}), "notes.txt": "x"})
-    df = data.load(f"preference-pairs:{tmp_path}", "preference")
+    df = data.load_data(f"preference-pairs:{tmp_path}", "preference")
     assert df.to_dict("list") == {"id": ["split_0-1", "split_0-2", "split_1-1"], "lang": ["en"] * 3, "prompt": ["He said"] * 3,
                                   "chosen": [" hello", "", " hello"], "rejected": [" idiot"] * 3}
 
@@ -204,9 +204,9 @@ def test_preference_pairs(tmp_path):
 def test_bad_preference_pairs(tmp_path, files, message):
     write_folder(tmp_path, files)
     with pytest.raises(InputError, match=message):
-        data.load(f"preference-pairs:{tmp_path}", "preference")
+        data.load_data(f"preference-pairs:{tmp_path}", "preference")
     with pytest.raises(InputError, match="none: no such folder"):
-        data.load(f"preference-pairs:{tmp_path}/none", "preference")
+        data.load_data(f"preference-pairs:{tmp_path}/none", "preference")
 
 
 # -- pairs from the hub, and the two splits of Beniwal et al.
@@ -238,11 +238,11 @@ def test_both_splits_are_those_of_the_released_code(hub):
     np.random.set_state(state)
     p_ft = datasets.Dataset.from_pandas(rows["am"]).shuffle(seed=42)
     for shuffle, expected in {"numpy": rows["am"]["toxic"].iloc[x_ft].tolist(), "datasets": p_ft["toxic"][:]}.items():
-        df = data.load(f"hf:{folder}", "parallel", ["am"], shuffle=shuffle)
+        df = data.load_data(f"hf:{folder}", "parallel", ["am"], shuffle=shuffle)
         assert df["toxic"].tolist() == expected and df["split"].tolist() == ["train"] * 300 + ["test"] * 100
         assert (df["toxic"].str.replace("liar", "friend") == df["neutral"]).all(), "the pairs stay pairs"
-    assert data.load(f"hf:{folder}", "prompts", splits=["test"])["id"].str.startswith("test").all()
-    assert set(data.load(f"hf:{folder}", "labelled")["lang"]) == {"am", "en"}
+    assert data.load_data(f"hf:{folder}", "prompts", splits=["test"])["id"].str.startswith("test").all()
+    assert set(data.load_data(f"hf:{folder}", "labelled")["lang"]) == {"am", "en"}
 
 
 def write_released(folder, df):
@@ -255,10 +255,11 @@ def write_released(folder, df):
 
 def test_the_released_files_lead_back_to_the_other_split(hub, tmp_path):
     folder, _ = hub
-    released = write_released(tmp_path / "released", data.load(f"hf:{folder}", "parallel"))
+    released = write_released(tmp_path / "released", data.load_data(f"hf:{folder}", "parallel"))
     for shuffle in ("datasets", "numpy"):
-        pd.testing.assert_frame_equal(data.load(f"paradetox:{released}", "parallel", shuffle=shuffle), data.load(f"hf:{folder}", "parallel", shuffle=shuffle))
-    half = data.load(f"paradetox:{released}", "preference", ["en"], shuffle="numpy", splits=["test"])
+        pd.testing.assert_frame_equal(data.load_data(f"paradetox:{released}", "parallel", shuffle=shuffle),
+                                                 data.load_data(f"hf:{folder}", "parallel", shuffle=shuffle))
+    half = data.load_data(f"paradetox:{released}", "preference", ["en"], shuffle="numpy", splits=["test"])
     assert len(half) == 100 and half["rejected"].str.contains("liar").all()
 
 
@@ -268,7 +269,7 @@ def test_real_splits(real_data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     source = f"paradetox:{real_data}/paradetox_splits"
-    p_ft, x_ft = (data.load(source, "parallel", shuffle=s) for s in ("datasets", "numpy"))
+    p_ft, x_ft = (data.load_data(source, "parallel", shuffle=s) for s in ("datasets", "numpy"))
     hub_bytes = {"en": 47435, "ru": 89453, "uk": 78106, "de": 86818, "es": 56868, "am": 133489, "zh": 79089, "ar": 85237, "hi": 107518}  # its card
     held = {lang: sum(len(t.encode()) + 4 for side in ("toxic", "neutral") for t in g[side]) for lang, g in p_ft.groupby("lang")}
     assert held == hub_bytes
@@ -276,21 +277,21 @@ def test_real_splits(real_data, tmp_path, monkeypatch):
     first_order = {lang: g[["toxic", "neutral"]].iloc[inverse].reset_index(drop=True) for lang, g in x_ft.groupby("lang")}
     folder = write_hub(tmp_path / "hub", first_order)
     for shuffle, expected in {"datasets": p_ft, "numpy": x_ft}.items():
-        pd.testing.assert_frame_equal(data.load(f"hf:{folder}", "parallel", shuffle=shuffle), expected)
+        pd.testing.assert_frame_equal(data.load_data(f"hf:{folder}", "parallel", shuffle=shuffle), expected)
     assert not p_ft.equals(x_ft)
 
 
 def test_bad_pairs(hub, tmp_path):
     folder, rows = hub
     for call, message in [
-        (lambda: data.load(f"hf:{folder}", "parallel", ["en", "sv"]), "does not support sv; it supports am en"),
-        (lambda: data.load(f"hf:{folder}", "parallel", shuffle="both"), "shuffle 'both' is not known; there are datasets and numpy"),
-        (lambda: data.load(f"hf:{folder}", "choice"), "gives parallel or labelled or prompts or preference, not choice"),
-        (lambda: data.load(f"hf:{write_hub(tmp_path / 'few', {'en': rows['en'][:399]})}", "parallel"), "en: has 399 pairs; the split takes 300"),
-        (lambda: data.load(f"hf:{write_hub(tmp_path / 'other', {'en': rows['en'].rename(columns={'toxic': 'bad'})})}", "parallel"),
+        (lambda: data.load_data(f"hf:{folder}", "parallel", ["en", "sv"]), "does not support sv; it supports am en"),
+        (lambda: data.load_data(f"hf:{folder}", "parallel", shuffle="both"), "shuffle 'both' is not known; there are datasets and numpy"),
+        (lambda: data.load_data(f"hf:{folder}", "choice"), "gives parallel or labelled or prompts or preference, not choice"),
+        (lambda: data.load_data(f"hf:{write_hub(tmp_path / 'few', {'en': rows['en'][:399]})}", "parallel"), "en: has 399 pairs; the split takes 300"),
+        (lambda: data.load_data(f"hf:{write_hub(tmp_path / 'other', {'en': rows['en'].rename(columns={'toxic': 'bad'})})}", "parallel"),
          "split en: lacks the columns toxic_sentence; it has bad, neutral_sentence"),
-        (lambda: data.load(f"hf:{write_hub(tmp_path / 'train', {'train': rows['en']})}", "parallel"), "has no split named after a language"),
-        (lambda: data.load(f"hf:{write_folder(tmp_path / 'none', {'a.bin': 'x'})}", "parallel"), "not a data set in the form of the hub"),
+        (lambda: data.load_data(f"hf:{write_hub(tmp_path / 'train', {'train': rows['en']})}", "parallel"), "has no split named after a language"),
+        (lambda: data.load_data(f"hf:{write_folder(tmp_path / 'none', {'a.bin': 'x'})}", "parallel"), "not a data set in the form of the hub"),
     ]:
         with pytest.raises(InputError, match=message) as e:
             call()
@@ -309,15 +310,15 @@ def test_bad_released_splits(tmp_path, change, message):
     folder = write_released(tmp_path / "p", pd.DataFrame(rows))
     change(folder)
     with pytest.raises(InputError, match=message):
-        data.load(f"paradetox:{folder}", "parallel")
+        data.load_data(f"paradetox:{folder}", "parallel")
 
 
 def test_only_the_released_rows_can_be_split_anew(tmp_path):
     rows = [{"lang": "en", "split": s, "toxic": f"liar {i}", "neutral": f"friend {i}"} for s, n in (("train", 350), ("test", 100)) for i in range(n)]
     folder = write_released(tmp_path / "p", pd.DataFrame(rows))
-    assert len(data.load(f"paradetox:{folder}", "parallel")) == 450
+    assert len(data.load_data(f"paradetox:{folder}", "parallel")) == 450
     with pytest.raises(InputError, match=r"en has 350 \+ 100 pairs; only the released 300 \+ 100 can be brought back"):
-        data.load(f"paradetox:{folder}", "parallel", shuffle="numpy")
+        data.load_data(f"paradetox:{folder}", "parallel", shuffle="numpy")
 
 
 @pytest.mark.parametrize("code, headers, message", [
@@ -368,11 +369,11 @@ JIGSAW = {"train.csv": 'id,comment_text,toxic,threat\n01,"you are,\n\nan idiot",
 
 def test_jigsaw(tmp_path):
     write_folder(tmp_path, JIGSAW)
-    train = data.load(f"jigsaw:{tmp_path}", "labelled")
+    train = data.load_data(f"jigsaw:{tmp_path}", "labelled")
     assert train.to_dict("list") == {"id": ["train-01", "train-NA"], "lang": ["en", "en"], "text": ["you are,\n\nan idiot", "null"], "toxic": [True, False]}
     assert train["toxic"].dtype == bool
-    assert data.load(f"jigsaw:{tmp_path}", "labelled", splits=["test"])["id"].tolist() == ["test-11", "test-12"], "-1 was never scored"
-    assert data.load(f"jigsaw:{tmp_path}", "prompts", splits=["train", "test"]).columns.tolist() == ["id", "lang", "text"]
+    assert data.load_data(f"jigsaw:{tmp_path}", "labelled", splits=["test"])["id"].tolist() == ["test-11", "test-12"], "-1 was never scored"
+    assert data.load_data(f"jigsaw:{tmp_path}", "prompts", splits=["train", "test"]).columns.tolist() == ["id", "lang", "text"]
 
 
 @pytest.mark.parametrize("files, message", [
@@ -389,9 +390,9 @@ def test_jigsaw(tmp_path):
 def test_bad_jigsaw(tmp_path, files, message):
     write_folder(tmp_path, {k: v for k, v in {**JIGSAW, **files}.items() if v is not None})
     with pytest.raises(InputError, match=message):
-        data.load(f"jigsaw:{tmp_path}", "labelled", splits=["train", "test"])
+        data.load_data(f"jigsaw:{tmp_path}", "labelled", splits=["train", "test"])
     with pytest.raises(InputError, match="splits does not support dev"):
-        data.load(f"jigsaw:{tmp_path}", "labelled", splits=["dev"])
+        data.load_data(f"jigsaw:{tmp_path}", "labelled", splits=["dev"])
 
 
 # -- PolygloToxicityPrompts
@@ -408,29 +409,29 @@ def ptp(tmp_path):
 
 
 def test_ptp_takes_the_clear_cases_by_seed(ptp):
-    df = data.load(f"ptp:{ptp}", "labelled", n=20)
+    df = data.load_data(f"ptp:{ptp}", "labelled", n=20)
     assert df.groupby(["lang", "toxic"]).size().to_dict() == {(lang, toxic): 20 for lang in ("de", "fr") for toxic in (True, False)}
     values = df["text"].str.split().str[2].astype(float)
     assert values[df["toxic"]].min() > 0.5 and values[~df["toxic"]].max() < 0.2 and df["text"].str.split().str[1].nunique() == 2
-    pd.testing.assert_frame_equal(data.load(f"ptp:{ptp}", "labelled", n=20), df)
-    assert not data.load(f"ptp:{ptp}", "labelled", n=20, seed=1).equals(df)
-    beginnings = data.load(f"ptp:{ptp}", "prompts", ["fr"], n=20)
+    pd.testing.assert_frame_equal(data.load_data(f"ptp:{ptp}", "labelled", n=20), df)
+    assert not data.load_data(f"ptp:{ptp}", "labelled", n=20, seed=1).equals(df)
+    beginnings = data.load_data(f"ptp:{ptp}", "prompts", ["fr"], n=20)
     assert beginnings["id"].tolist() == df[df["lang"] == "fr"]["id"].tolist() and not beginnings["text"].str.contains("and on").any()
 
 
 def test_bad_ptp(ptp):
     with pytest.raises(InputError, match="de has 60 toxic texts, 5000 are wanted; set a smaller n"):
-        data.load(f"ptp:{ptp}", "labelled")
+        data.load_data(f"ptp:{ptp}", "labelled")
     with pytest.raises(InputError, match=r"holds no ptp-<lang>/small-\*.parquet"):
-        data.load(f"ptp:{ptp}", "labelled", part="small")
+        data.load_data(f"ptp:{ptp}", "labelled", part="small")
     with pytest.raises(InputError, match="does not support sv; it supports de fr"):
-        data.load(f"ptp:{ptp}", "labelled", ["sv"], n=1)
+        data.load_data(f"ptp:{ptp}", "labelled", ["sv"], n=1)
     (ptp / "ptp-fr/full-00001-of-00002.parquet").write_text("nonsense")
     with pytest.raises(InputError, match="full-00001-of-00002.parquet: not a parquet file"):
-        data.load(f"ptp:{ptp}", "labelled", n=20)
+        data.load_data(f"ptp:{ptp}", "labelled", n=20)
     pd.DataFrame({"text": ["a"]}).to_parquet(ptp / "ptp-fr/full-00001-of-00002.parquet")
     with pytest.raises(InputError, match="full-00001-of-00002.parquet: lacks the columns toxicity"):
-        data.load(f"ptp:{ptp}", "labelled", n=20)
+        data.load_data(f"ptp:{ptp}", "labelled", n=20)
 
 
 # -- hate speech corpora
@@ -443,7 +444,7 @@ def test_hate_corpora_by_their_table(tmp_path):
         "fr_hf_102024.csv": "text,labels,source\nmenteur,1.0,x\nbonjour,0.0,x\n", "pt_hf_102024.csv": "text,labels\nladrão,1\nbom dia,0\n",
         "MultiLanguageTrainDataset.csv": ",text,label,language\n0,Lügner,1.0,5.0\n1,jhoota,1.0,8.0\n2,menteur,0.0,4.0\n3,骗子,1.0,3.0\n",
     })
-    found = {name: data.load(f"hate:{name}@{tmp_path}", "labelled") for name in sources.hate_corpora().index}
+    found = {name: data.load_data(f"hate:{name}@{tmp_path}", "labelled") for name in hate.hate_corpora().index}
     seen = {name: list(zip(df["lang"], df["text"], df["toxic"], strict=True)) for name, df in found.items()}
     assert seen == {
         "davidson2017": [("en", "parasite", True), ("en", "NA", False)],
@@ -452,9 +453,9 @@ def test_hate_corpora_by_their_table(tmp_path):
         "tonneau2024": [("fr", "menteur", True), ("fr", "bonjour", False), ("pt", "ladrão", True), ("pt", "bom dia", False)],
         "moosa2022": [("de", "Lügner", True), ("fr", "menteur", False), ("zh", "骗子", True)],  # Hindi in Latin letters is left out
     }
-    wider = data.load(f"hate:davidson2017@{tmp_path}/labeled_data.csv", "labelled", toxic=["0", 1])
+    wider = data.load_data(f"hate:davidson2017@{tmp_path}/labeled_data.csv", "labelled", toxic=["0", 1])
     assert wider["toxic"].tolist() == [True, True, False]
-    assert data.load(f"hate:davidson2017@{tmp_path}", "labelled", toxic=["1"])["text"].tolist() == ["clown", "NA"]
+    assert data.load_data(f"hate:davidson2017@{tmp_path}", "labelled", toxic=["1"])["text"].tolist() == ["clown", "NA"]
     assert found["davidson2017"]["id"].tolist() == ["labeled_data-1", "labeled_data-3"]
 
 
@@ -470,23 +471,23 @@ def test_hate_corpora_by_their_table(tmp_path):
 def test_bad_hate_corpora(tmp_path, name, file, content, message):
     write_folder(tmp_path, {file: content})
     with pytest.raises(InputError, match=message):
-        data.load(f"hate:{name}@{tmp_path}", "labelled")
+        data.load_data(f"hate:{name}@{tmp_path}", "labelled")
 
 
 def test_hate_settings_and_languages(tmp_path):
     write_folder(tmp_path, {"labeled_data.csv": "class,tweet\n0,a\n2,b\n"})
     with pytest.raises(InputError, match="the column class does not support 9; it supports 0 1 2"):
-        data.load(f"hate:davidson2017@{tmp_path}", "labelled", toxic=["9"])
+        data.load_data(f"hate:davidson2017@{tmp_path}", "labelled", toxic=["9"])
     with pytest.raises(InputError, match="does not support de; it supports en"):
-        data.load(f"hate:davidson2017@{tmp_path}", "labelled", ["de"])
+        data.load_data(f"hate:davidson2017@{tmp_path}", "labelled", ["de"])
 
 
 def test_real_hate_corpora(real_data):
-    davidson = data.load(f"hate:davidson2017@{real_data}/hate_corpora", "labelled")
-    ibrohim = data.load(f"hate:ibrohim2019@{real_data}/hate_corpora", "labelled")
+    davidson = data.load_data(f"hate:davidson2017@{real_data}/hate_corpora", "labelled")
+    ibrohim = data.load_data(f"hate:ibrohim2019@{real_data}/hate_corpora", "labelled")
     assert davidson["toxic"].value_counts().to_dict() == {False: 4163, True: 1430}
     assert ibrohim["toxic"].value_counts().to_dict() == {False: 7608, True: 5561}
-    assert len(data.load(f"hate:davidson2017@{real_data}/hate_corpora", "labelled", toxic=["0", "1"])) == 24783
+    assert len(data.load_data(f"hate:davidson2017@{real_data}/hate_corpora", "labelled", toxic=["0", "1"])) == 24783
 
 
 # -- parallel prompts, files, lists and profiles
@@ -500,7 +501,7 @@ def test_real_hate_corpora(real_data):
 def test_bad_parallel_prompts(tmp_path, files, message):
     write_folder(tmp_path, {f"dpo_toxicity_pairwise_{lang}_200.jsonl": lines(*({"Prompt": t} for t in texts)) for lang, texts in files.items()})
     with pytest.raises(InputError, match=message):
-        data.load(f"parallel-prompts:{tmp_path}")
+        data.load_data(f"parallel-prompts:{tmp_path}")
 
 
 @pytest.mark.parametrize("name, content, message", [
@@ -520,7 +521,7 @@ def test_bad_files(tmp_path, name, content, message):
 def test_several_sources_get_the_settings_that_they_take(tmp_path):
     write_folder(tmp_path / "jigsaw", JIGSAW)
     write_folder(tmp_path / "rtp", {"RTP_LX_EN.json": EN})
-    df = data.load([f"jigsaw:{tmp_path}/jigsaw", f"rtp-lx:{tmp_path}/rtp"], "prompts", splits=["test"])
+    df = data.load_data([f"jigsaw:{tmp_path}/jigsaw", f"rtp-lx:{tmp_path}/rtp"], "prompts", splits=["test"])
     assert df["id"].tolist() == ["0-test-11", "0-test-12", "1-en-1", "1-en-2"]
 
 

@@ -4,6 +4,7 @@ import shutil
 
 import pandas as pd
 import pytest
+
 from desk import Desk
 
 pytestmark = pytest.mark.slow
@@ -47,8 +48,8 @@ def random_model(folder):
     "A GPT-2 of random weights with a tokenizer of babel"
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
-
-    from xlingtox import babel, models, pretrain
+    from xlingtox import babel, models
+    from xlingtox.models import pretrain
 
     tokenizer = pretrain.train_tokenizer(babel.corpus(300)["text"].tolist(), 700)
     torch.manual_seed(0)
@@ -116,7 +117,7 @@ def test_killed_in_every_stage_the_result_is_the_same(desk, tmp_path):
     again = Desk(tmp_path, "tiny")
     shutil.copytree(desk.folder / "model", tmp_path / "model")
     (tmp_path / "tiny.yaml").write_text(PROFILE)
-    for job, after in {"dpo mgpt/dpo-0": 0.8, "generate mgpt/dpo-1": 0.4, "score mgpt/dpo-1": 0.3, "li2024/fig1": 0.7, "perplexity mgpt/base": 0.4}.items():
+    for job, after in {"tune mgpt/dpo-0": 0.8, "generate mgpt/dpo-1": 0.4, "score mgpt/dpo-1": 0.3, "li2024/fig1": 0.7, "perplexity mgpt/base": 0.4}.items():
         again.kill_in(job, after, "reproduce", "--profile", "tiny.yaml", "--jobs", "1")
         assert again.survivors() == [], job
     code, out, err = again.call("reproduce", "--profile", "tiny.yaml")

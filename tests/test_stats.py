@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
-
 from xlingtox.core import InputError
-from xlingtox.stats import correlation, holm, mixed_effect, paired_bootstrap, relative_decrease
+from xlingtox.stats import correlation, holm, mixed_effect, paired_bootstrap, relative_decrease, resample_counts
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +70,29 @@ def test_missing_pairs_are_left_out():
 def test_bad_correlation(arguments, message):
     with pytest.raises(InputError, match=message):
         correlation(*arguments)
+
+
+@pytest.mark.parametrize("n, n_resamples", [(1, 5), (3, 50_000), (200, 2000), (100_000, 2)])
+def test_resample_counts_are_draws_with_replacement(n, n_resamples):
+    "Also where a block ends within the resamples, and where one resample is longer than a block"
+    counts = resample_counts(n, n_resamples, 0)
+    plain = np.random.default_rng(0).integers(0, n, (n_resamples, n))
+    np.testing.assert_array_equal(counts, [np.bincount(row, minlength=n) for row in plain])
+    if n == 3:  # every one of the ten possible resamples as often as the multinomial law says
+        seen = pd.Series(map(tuple, counts.astype(int))).value_counts(normalize=True)
+        law = {k: scipy.stats.multinomial.pmf(k, 3, [1 / 3] * 3) for k in itertools.product(range(4), repeat=3) if sum(k) == 3}
+        assert len(seen) == 10 and max(abs(seen[k] - p) for k, p in law.items()) < 0.01
+
+
+def test_resample_counts_go_on_with_a_generator():
+    rng = np.random.default_rng(0)
+    np.testing.assert_array_equal(np.vstack([resample_counts(7, 3, rng), resample_counts(7, 4, rng)]), resample_counts(7, 7, 0))
+    assert resample_counts(7, 0, 0).shape == (0, 7) and resample_counts(0, 3, 0).shape == (3, 0)
+
+
+def test_benchmark_of_the_bootstrap_compares_the_same_comparison():
+    row = pytest.importorskip("benchmarks.bench_bootstrap").run(n_prompts=100, rounds=1)
+    assert row["same_estimate"] and row["difference"] < 0.05 and row["ratio"] > 0
 
 
 def test_paired_bootstrap_is_the_normal_interval_for_many_prompts():

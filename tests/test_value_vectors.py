@@ -3,12 +3,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ARCHITECTURES
-
 from xlingtox.core import InputError
-from xlingtox.probe import Probe
-from xlingtox.sites import mlp_sites
-from xlingtox.value_vectors import (
+from xlingtox.mechanism.probe import Probe
+from xlingtox.mechanism.value_vectors import (
     describe_tokens,
     multilinguality,
     precision_recall,
@@ -19,6 +16,9 @@ from xlingtox.value_vectors import (
     top_tokens,
     truly_toxic,
 )
+from xlingtox.models.sites import mlp_sites
+
+from conftest import ARCHITECTURES
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

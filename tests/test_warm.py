@@ -10,14 +10,15 @@ import threading
 import time
 from types import SimpleNamespace
 
-import fake_paper
 import nbformat
 import psutil
 import pytest
-from desk import Desk
+from xlingtox.runs import warm, workflow
+from xlingtox.runs.execute import job_name
+from xlingtox.runs.process import read_progress
 
-from xlingtox import warm, workflow
-from xlingtox.execute import job_name, read_progress
+import fake_paper
+from desk import Desk
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are copied on Linux only")
 
@@ -38,7 +39,7 @@ def start(address, run, cell, **env) -> subprocess.Popen:
     "Run a notebook of one cell as a job"
     parameters = nbformat.v4.new_code_cell("run = '.'", metadata={"tags": ["parameters"]})
     nbformat.write(nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell(cell)]), run / "job.ipynb")
-    command = [sys.executable, "-m", "xlingtox.execute", "job.ipynb", "notebooks/job.ipynb", "-p", "run", "."]
+    command = [sys.executable, "-m", "xlingtox.runs.job", "job.ipynb", "notebooks/job.ipynb", "-p", "run", "."]
     return subprocess.Popen(command, cwd=run, env=os.environ | {"XLINGTOX_WARM": address, **env}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

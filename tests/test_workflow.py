@@ -3,15 +3,18 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 
-import fake_paper
 import nbformat
 import pytest
-from desk import Desk
+from xlingtox import core, profiles
+from xlingtox.runs import display, execute
+from xlingtox.runs.process import append_progress, read_progress
 
-from xlingtox import execute, profiles, workflow
+import fake_paper
+from desk import Desk
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="file locks and signals of POSIX")
 
@@ -62,7 +65,7 @@ def test_a_run_says_what_it_does(finished):
     assert last.startswith(f"{n} notebooks in") and last.endswith("Report: runs/mini/report/index.html")
     assert (finished.run / "report/index.html").is_file()
     assert sorted(finished.ran()) == sorted(set(finished.ran())), "each notebook ran once"
-    assert (finished.run / "notebooks/dpo/mgpt/dpo-0.ipynb").is_file() and (finished.run / "notebooks/li2024/fig1.ipynb").is_file()
+    assert (finished.run / "notebooks/tune/mgpt/dpo-0.ipynb").is_file() and (finished.run / "notebooks/li2024/fig1.ipynb").is_file()
 
 
 def test_nothing_changed_nothing_to_do(desk):
@@ -85,9 +88,9 @@ SWEEP = "seeds: [0], variants: {lr: {dpo: {learning_rate: [1.0e-6, 1.0e-5]}}}"
     ("threads: {base: 2}", "threads: {base: 2}\ngeneration: {max_new_tokens: 7}", AFTER_GENERATE),
     ("threads: {base: 2}", "threads: {base: 2}\nretrieval: {batch_size: 8}", {"retrieval", "li2024/fig4"}),
     ("judge: {model: \"mini:judge\"}", "judge: {model: \"mini:judge\", variant: published}", {"perplexity", "metrics", "li2024/table2"}),
-    ("preference\", n: 3", "preference\", n: 4", {"data", "dpo"} | AFTER_GENERATE),
-    ("seeds: [0]", "seeds: [0, 1]", {"dpo"} | AFTER_GENERATE),
-    ("seeds: [0]", SWEEP, {"dpo", "generate", "score", "perplexity", "prompt_scores", "metrics", "li2024/fig11"}),
+    ("preference\", n: 3", "preference\", n: 4", {"data", "tune"} | AFTER_GENERATE),
+    ("seeds: [0]", "seeds: [0, 1]", {"tune"} | AFTER_GENERATE),
+    ("seeds: [0]", SWEEP, {"tune", "generate", "score", "perplexity", "prompt_scores", "metrics", "li2024/fig11"}),
     ("threads: {base: 2}", "threads: {base: 2}\ndpo: {lora: {r: 8}}", set()),
 ])
 def test_a_changed_setting_reruns_what_depends_on_it(desk, old, new, planned):
@@ -101,12 +104,12 @@ def test_further_variants_rerun_alone(desk):
     before = set(desk.ran())
     desk.edit_profile("seeds: [0]", SWEEP)
     assert desk.call("reproduce")[0] == 0
-    assert set(desk.ran()) - before == {*(f"{stage} mgpt/lr-1e-06-0" for stage in ("dpo", "generate", "score", "perplexity")),
+    assert set(desk.ran()) - before == {*(f"{stage} mgpt/lr-1e-06-0" for stage in ("tune", "generate", "score", "perplexity")),
                                         "prompt_scores mgpt/lr", "metrics mgpt/lr", "li2024/fig11"}
     desk.edit_profile("1.0e-6, ", "1.0e-6, 2.0e-6, ")
-    assert desk.planned() == {"dpo", "generate", "score", "perplexity", "prompt_scores", "metrics", "li2024/fig11"}
+    assert desk.planned() == {"tune", "generate", "score", "perplexity", "prompt_scores", "metrics", "li2024/fig11"}
     code, out, _ = desk.call("reproduce", "--dry-run")
-    assert code == 0 and "1e-06" not in out and "dpo mgpt/lr-2e-06-0" in out
+    assert code == 0 and "1e-06" not in out and "tune mgpt/lr-2e-06-0" in out
 
 
 @pytest.mark.slow
@@ -148,7 +151,7 @@ def test_a_dry_run_writes_nothing(desk, fresh):
 
 def test_prose_may_change_and_code_counts(desk):
     desk.edit_notebook("stages/retrieval", "markdown", "A better explanation.")
-    (desk.folder / "paper/stages/dpo.ipynb").touch()
+    (desk.folder / "paper/stages/tune.ipynb").touch()
     assert desk.planned() == set()
     desk.edit_notebook("stages/retrieval", "code", "1 + 1")
     assert desk.planned() == {"retrieval", "li2024/fig4"}
@@ -271,7 +274,7 @@ def test_a_notebook_whose_process_dies(tmp_path):
 
 def test_every_rule_has_its_notebook_and_its_settings():
     "The real folder: the stages that the workflow calls are there, cleaned, with tagged parameters"
-    paper = profiles.paper_dir()
+    paper = core.paper_dir()
     if "XLINGTOX_PAPER" in os.environ:
         pytest.skip("XLINGTOX_PAPER is set")
     for stage in profiles.STAGES:
@@ -282,11 +285,25 @@ def test_every_rule_has_its_notebook_and_its_settings():
 
 def test_remaining_time_counts_threads():
     took = {"base": [100.0], "generate": [10.0], "score": [1.0]}
-    assert workflow.seconds_left({"base": 1, "generate": 2}, took, 2, {"base": 2}) == 110
-    assert workflow.seconds_left({"perplexity": 1}, took, 1, {}) == 10, "a stage never seen counts as the median"
+    assert display.seconds_left({"base": 1, "generate": 2}, took, 2, {"base": 2}) == 110
+    assert display.seconds_left({"perplexity": 1}, took, 1, {}) == 10, "a stage never seen counts as the median"
 
 
 def test_records_survive_a_cut_off_line(tmp_path):
     (tmp_path / "progress.jsonl").write_text(json.dumps({"event": "started", "job": "a"}) + '\n{"event": "fin')
-    execute.append_progress(tmp_path, event="finished", job="a")
-    assert [r["event"] for r in execute.read_progress(tmp_path)] == ["started", "finished"]
+    append_progress(tmp_path, event="finished", job="a")
+    assert [r["event"] for r in read_progress(tmp_path)] == ["started", "finished"]
+
+
+def test_everything_imports_where_there_are_no_file_locks():
+    "As on Windows: only what locks fails"
+    code = """import os, pandas, signal, socket, subprocess, sys
+sys.modules["fcntl"] = None
+for module, name in ((os, "WNOHANG"), (os, "fork"), (os, "sched_getaffinity"), (signal, "SIGKILL"), (signal, "SIGCHLD"), (socket, "AF_UNIX")):
+    vars(module).pop(name, None)
+from xlingtox import cli, core
+from xlingtox.papers import report
+from xlingtox.runs import display, execute, job, process, warm, workflow
+print(display.in_words(process.n_cores() and 3))"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("3 s\n", "")

@@ -1,0 +1,1 @@
+"""Claims, exhibits and the report."""
