@@ -167,6 +167,23 @@ def test_hyperparameters_are_those_of_the_run(bloom):
     assert {"learning_rate", "batch_size"} <= set(differences["setting"]) and "beta" not in set(differences["setting"])
 
 
+def test_the_precision_is_that_of_the_run(bloom):
+    "It is read from the manifests of the tuned models, as every other setting, and stands among the differences"
+    paths = list((bloom / "models/bloom-1b7").glob("dpo-*.manifest.json"))
+    before = [path.read_text() for path in paths]
+    for path, text in zip(paths, before, strict=True):
+        manifest = json.loads(text)
+        manifest["parameters"]["precision"] = "bfloat16"
+        path.write_text(json.dumps(manifest))
+    run_cells("li2024/table6", bloom)
+    for path, text in zip(paths, before, strict=True):
+        path.write_text(text)
+    table = pd.read_csv(bloom / "exhibits/li2024/table6/table6.csv", keep_default_na=False).set_index("setting")
+    assert table.loc["precision", ["full, published", "bloom-1b7"]].tolist() == ["float16 (code)", "bfloat16"]
+    differences = pd.read_csv(bloom / "exhibits/li2024/table6/differences.csv").set_index("setting")
+    assert "bfloat16" in set(differences.loc[["precision"], "run"])
+
+
 def test_what_was_not_run_is_said(mgpt):
     board = scoreboard(mgpt).set_index(["exhibit", "claim"])["verdict"]
     assert board["li2024/fig12", "L3"] == board["li2024/table3", "L7"] == board["li2024/fig9", "L1"] == "not run"
