@@ -6,7 +6,7 @@ Docs: https://xlingtox.github.io/xlingtox/09_papers/figures.html.md"""
 
 # %% auto #0
 __all__ = ['BRANCH_STYLE', 'INK', 'FAINT', 'lang_style', 'order_languages', 'set_style', 'freeze_layout', 'branch_legend',
-           'label_points', 'draw_change', 'promoted_tokens']
+           'label_points', 'draw_change', 'lay_rows', 'promoted_tokens']
 
 # %% ../../nbs/09_papers/03_figures.ipynb #c002
 import math
@@ -121,6 +121,18 @@ def draw_change(
         value, low, high = (scale * row[c] for c in (when, f"{when}_low", f"{when}_high"))
         ax.plot([low, high], [y + shift] * 2, color=colour, lw=1.3, alpha=faint if when == "before" else 1)
         ax.plot(value, y + shift, marker, color=colour, mfc=face, ms=7)
+
+# %% ../../nbs/09_papers/03_figures.ipynb #a021
+def lay_rows(
+    ax,
+    places: dict[str, float],  # label of a row -> its place, downwards; `mean` among them
+    top: float = 0.6,
+    **labels,  # of `ax.set`
+):
+    "A labelled row for each language, and a line above the average"
+    ax.axhline(places["mean"] + 0.5, color=FAINT, lw=0.8)
+    ax.set(yticks=list(places.values()), yticklabels=list(places), ylim=(min(places.values()) - 0.7, top), **labels)
+    ax.grid(axis="y", visible=False)
 
 # %% ../../nbs/09_papers/03_figures.ipynb #c020
 def _shown(token: str, lang: str, severity: float, show_toxic: bool) -> str:

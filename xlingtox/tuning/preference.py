@@ -59,6 +59,7 @@ def tune(
     tuning: str = "full",  # "lora": an adapter; "qlora": on a model in 4 bits (Li et al. 2024, 3.1.2: at 7B and more)
     lora: dict | None = None,  # what differs from `LORA`
     precision: str = "float32",  # of the arithmetic: "float16" (released code, needs a GPU) or "bfloat16"
+    optimizer: str = "rmsprop",  # a name of `transformers`; Li et al. 2024, appendix A.1
     learning_rate: float = 1e-5,  # Li et al. 2024, appendix A.1
     beta: float = 0.1,  # Li et al. 2024, appendix A.1
     max_steps: int | None = None,  # optimizer steps; None = as many as `epochs` gives, 0 = save the model as it is
@@ -101,6 +102,7 @@ Dpo = settings_of(
     "Dpo",
     tune,
     "Direct preference optimisation, Li et al. 2024, section 3.1.2 and released code",
+    optimizer=Literal["rmsprop", "adamw_torch", "paged_adamw_32bit", "adafactor"],
     learning_rate=Positive,
     beta=Positive,
     max_steps=Natural | None,

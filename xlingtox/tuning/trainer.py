@@ -33,6 +33,7 @@ class _Training:
 
     seed: int
     precision: str
+    optimizer: str
     learning_rate: float
     max_steps: int | None
     epochs: float
@@ -61,7 +62,7 @@ def share(self: _Training, processes: int) -> tuple[int, int]:
 @patch
 def optimiser(self: _Training) -> dict:
     "Arguments that say how the weights move"
-    return {"seed": self.seed, "data_seed": self.seed, "optim": "rmsprop", "learning_rate": self.learning_rate,
+    return {"seed": self.seed, "data_seed": self.seed, "optim": self.optimizer, "learning_rate": self.learning_rate,
             "lr_scheduler_type": "constant_with_warmup", "warmup_steps": self.warmup_steps,
             "max_steps": self.max_steps or -1, "num_train_epochs": self.epochs, "max_grad_norm": self.max_grad_norm}
 

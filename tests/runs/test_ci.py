@@ -8,7 +8,7 @@ import pytest
 
 @pytest.mark.slow
 def test_a_small_profile_is_reproduced_and_reported(tmp_path):
-    profile = Path(__file__).parent / "profiles" / "ci.yaml"
+    profile = Path(__file__).with_name("ci.yaml")
     xlingtox = Path(sys.executable).with_name("xlingtox")
     done = subprocess.run([xlingtox, "reproduce", "--profile", profile], cwd=tmp_path, text=True, capture_output=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]

@@ -251,7 +251,7 @@ def test_processes_that_fail_say_why(run, tmp_path):
 
 
 def test_the_benchmark_without_a_gpu_says_so():
-    env = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
+    env = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
     done = subprocess.run([sys.executable, "-c", "import json; from benchmarks import bench_gpu; print(json.dumps(bench_gpu.run()))"], env=env,
                           capture_output=True, text=True)
     assert json.loads(done.stdout) == [] and "no GPU here" in done.stderr

@@ -101,7 +101,7 @@ def test_ten_thousand_texts_on_a_bad_day(tmp_path, monkeypatch):
 
 CHILD = """
 import sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/../peers"]
 from test_perspective import *
 perspective._today = lambda: datetime.date(2026, 6, 1)
 judge = PerspectiveScorer(KEY, sys.argv[2], qps=300, timeout=2.0, backoff=0.02)

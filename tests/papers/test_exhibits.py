@@ -17,7 +17,7 @@ from synthetic_run import make_run, run_cells
 
 BUILT = ["li2024/fig1", "li2024/fig4", "li2024/table1", "li2024/table2", "ours/agreement"]
 LANGS = ["en", "de", "es", "fr", "nl", "ru", "ar", "zh", "ko"]
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_words_of_real_text_are_all_masked(tmp_path):
 
 def test_an_exhibit_does_not_import_torch(effect):
     code = f"import sys; from synthetic_run import run_cells; run_cells('li2024/fig4', {str(effect)!r}); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT / "tests").returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT / "tests" / "peers").returncode == 0
 
 
 def test_a_failed_save_leaves_the_earlier_exhibit(effect):

@@ -239,7 +239,7 @@ def run_cells(exhibit, run, **parameters):
     import matplotlib.pyplot
     from xlingtox.papers.exhibits import EXHIBITS
     matplotlib.use("agg")
-    path = Path(__file__).parents[1] / "paper" / EXHIBITS[exhibit].notebook
+    path = Path(__file__).parents[2] / "paper" / EXHIBITS[exhibit].notebook
     variables = {"__name__": "notebook"}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -255,7 +255,7 @@ def run_cells(exhibit, run, **parameters):
 def execute_all(run, exhibits):
     "Execute exhibits as the workflow does, each in a process of its own"
     from xlingtox.papers.exhibits import EXHIBITS
-    paper = Path(__file__).parents[1] / "paper"
+    paper = Path(__file__).parents[2] / "paper"
     for exhibit in exhibits:
         notebook = EXHIBITS[exhibit].notebook
         name = [] if notebook == f"{exhibit}.ipynb" else ["-p", "name", exhibit]
