@@ -54,6 +54,15 @@ def test_a_stage_sees_only_its_variant(mine):
     assert [v for v in one if one[v] != other[v]] == ["qlora-0"]
 
 
+def test_a_variant_of_another_method(mine):
+    profile = mine(kto=mine().dpo.model_dump(), models={"mgpt": {"seeds": [0], "variants": {"kto": {"kto": {"learning_rate": 1e-6}}, "same": {"kto": {}}}}})
+    dpo = profiles.tuned(profile, "mgpt")["dpo-0"]
+    assert profiles.tuned(profile, "mgpt", "kto") == {"kto-0": dpo | {"learning_rate": 1e-6}}
+    assert profiles.tuned(profile, "mgpt", "same") == {"same-0": dpo}, "equal settings of another method make another model"
+    digests = {profiles.settings_digest(profile, "tune", "mgpt", v) for v in ("dpo-0", "kto-0", "same-0")}
+    assert len(digests) == 3
+
+
 def test_realtext_needs_its_folder(tmp_path):
     with pytest.raises(InputError, match=r"realtext.yaml: .*--data FOLDER"):
         profiles.load_profile("realtext")

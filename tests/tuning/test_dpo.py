@@ -13,6 +13,7 @@ import torch
 from xlingtox import babel, models
 from xlingtox.core import InputError
 from xlingtox.tuning import preference
+from xlingtox.tuning.methods import METHODS
 
 SETTINGS = {"learning_rate": 1e-3, "max_steps": 12, "batch_size": 4, "warmup_steps": 2, "eval_steps": 4, "max_characters": None}
 SCRIPT = """
@@ -53,6 +54,23 @@ def test_it_learns_and_logs(uninterrupted, base):
     assert pd.read_parquet(folder / "log.parquet").equals(log)
     assert weights(folder) != weights(base)
     assert not list(folder.parent.glob(".*")), "no working folder is left"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_prefers_the_chosen(base, tmp_path, method):
+    pairs = babel.preference(60)
+    model, tokenizer = models.load(base, device="cpu")
+    METHODS[method].tune(model, tokenizer, pairs, tmp_path / method, **SETTINGS)
+
+    def margin(folder):
+        "How much likelier the chosen continuations are than the rejected ones, in nats a text"
+        model, _ = models.load(str(folder), device="cpu")
+        read = {side: tokenizer((pairs["prompt"] + pairs[side]).tolist(), return_tensors="pt", padding=True) for side in ("chosen", "rejected")}
+        with torch.no_grad():
+            logp = {side: -model(input_ids=t["input_ids"], attention_mask=t["attention_mask"], labels=t["input_ids"].masked_fill(
+                t["attention_mask"] == 0, -100)).loss * t["attention_mask"][:, 1:].sum() for side, t in read.items()}
+        return float(logp["chosen"] - logp["rejected"]) / len(pairs)
+    assert margin(tmp_path / method) > margin(base) + 1
 
 
 def test_seed_decides(uninterrupted, base, tmp_path):

@@ -96,10 +96,11 @@ def tuned_group(p, role: str, group: str) -> list[str]:
 
 
 def _tune_settings(p, role, variant) -> dict:
-    "All settings of the tuning; full tuning does not see how an adapter would be made"
+    "The method and all of its settings; full tuning does not see how an adapter would be made"
     settings = tuned(p, role, group_of(variant))[variant]
     unread = ("lora",) if settings["tuning"] == "full" else ()
-    return {k: v for k, v in settings.items() if k not in unread} | {"accelerate": p.accelerate}
+    return {"method": method_of(p.models[role], group_of(variant)), "accelerate": p.accelerate} | {
+        k: v for k, v in settings.items() if k not in unread}
 
 
 def _tune_inputs(p, role, variant) -> list[str]:

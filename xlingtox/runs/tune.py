@@ -17,7 +17,6 @@ import pandas as pd
 
 from ..core import InputError, read_table
 from ..profiles.sections import accelerate_file
-from ..profiles.variants import group_of, method_of
 from .stage import stage
 from ..tuning.methods import METHODS
 
@@ -54,8 +53,8 @@ def tune_variant(
 ) -> pd.DataFrame:
     "Tune a model of a run by its profile, in this process or in several under accelerate: its log"
     with stage(run, "tune", role, variant) as job:
-        method = METHODS[method_of(job.profile.models[role], group_of(variant))]
-        options = {k: v for k, v in job.settings.items() if k != "accelerate"}
+        method = METHODS[job.settings["method"]]
+        options = {k: v for k, v in job.settings.items() if k not in ("accelerate", "method")}
         launcher = job.settings["accelerate"]
         if launcher and not {"WORLD_SIZE", "XLINGTOX_LAUNCHED"} & set(
             os.environ

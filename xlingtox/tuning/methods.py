@@ -10,9 +10,10 @@ __all__ = ['METHODS', 'MAIN', 'Method']
 # %% ../../nbs/05_tuning/04_methods.ipynb #c002
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from ..settings import Settings
-from .preference import Dpo, tune
+from .preference import Dpo, Kto, tune
 
 # %% ../../nbs/05_tuning/04_methods.ipynb #c005
 @dataclass(frozen=True)
@@ -27,5 +28,6 @@ class Method:
 
 METHODS = {method.name: method for method in (
     Method("dpo", Dpo, "preference", tune),
+    Method("kto", Kto, "preference", partial(tune, objective="kto")),
 )}
 MAIN = "dpo"  # tunes the models that a profile asks for without saying how
