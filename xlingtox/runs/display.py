@@ -22,7 +22,7 @@ from .process import append_progress, read_progress
 
 # %% ../../nbs/11_runs/07_display.ipynb #c016
 def stage_of(job: str) -> str:
-    "The stage of a job's name: \"tune mgpt/dpo-0\" is of dpo, \"li2024/fig1\" an exhibit"
+    "The stage of a job's name: \"tune mgpt/dpo-0\" is of tune, \"li2024/fig1\" an exhibit"
     return job.split()[0] if "/" not in job.split()[0] else "exhibit"
 
 
