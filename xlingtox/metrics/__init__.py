@@ -9,5 +9,5 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     "diversity": ["distinct_n", "distinct_by_prompt", "distinct_summary"],
     "fluency": ["context_and_target", "perplexity"],
     "fluency_intervals": ["perplexity_summary"],
-    "toxicity": ["check_scores", "prompt_scores", "toxicity_summary"],
+    "toxicity": ["THRESHOLD", "toxprob_rule", "check_scores", "prompt_scores", "toxicity_summary"],
 })

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from .toxicity import _TOXICITY, _size, prompt_scores
+from .toxicity import THRESHOLD, _TOXICITY, _size, prompt_scores
 from ..stats import resample_counts
 from typing import Literal
 from ..settings import Count, Probability, Share, settings_of
@@ -61,7 +61,7 @@ def _tidy(groups, metrics, level, average):
 # %% ../../nbs/07_metrics/01_bootstrap.ipynb #a029
 def summary_intervals(
     scores: pd.DataFrame,  # columns model, lang, prompt_id, sample, scorer, toxicity
-    threshold: float = 0.5,  # as in `prompt_scores`
+    threshold: float = THRESHOLD,  # as in `prompt_scores`
     variant: str = "published",
     prompts: pd.DataFrame | None = None,
     n_resamples: int = 1000,
