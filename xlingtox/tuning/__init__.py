@@ -5,5 +5,5 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     "adapter": ["LORA"],
     "loss": ["preference_loss"],
     "methods": ["METHODS", "MAIN", "Method"],
-    "preference": ["Lora", "Dpo", "hold_out_pairs", "tune"],
+    "preference": ["OBJECTIVES", "Lora", "Dpo", "Kto", "hold_out_pairs", "tune"],
 })
