@@ -174,8 +174,8 @@ def generate(
 @app.command()
 def score(
     in_: Annotated[Path, typer.Option("--in", help="Generations: model, lang, prompt_id, sample and text.")],
-    scorer: Annotated[str, typer.Option(help="lexicon:babel, ngram:FOLDER, perspective:default, classifier:MODEL, "
-                                             "openai:URL#MODEL, archive:FOLDER ...")],
+    scorer: Annotated[str, typer.Option(help="KIND:WHERE, such as lexicon:babel or archive:FOLDER; an unknown KIND "
+                                             "is answered with all that there are.")],
     out: _TableOption,
 ):
     "Score the toxicity of generations; nothing is scored twice."

@@ -354,9 +354,11 @@ def test_a_spec_is_checked_before_anything_is_computed(spec, message):
 
 def test_every_scorer_of_the_list_knows_what_its_spec_means():
     kinds = [scorer.kind for scorer in SCORERS]
-    assert kinds == ["lexicon", "ngram", "perspective", "classifier", "openai", "archive", "noisy", "biased"]
+    assert len(set(kinds)) == len(kinds) and {"lexicon", "ngram", "perspective", "classifier", "openai", "archive", "noisy", "biased"} <= set(kinds)
     for scorer in SCORERS:
         assert scorer.quota is None or scorer.quota > 0, scorer
+        assert scorer.__doc__.startswith(f"`{scorer.kind}:"), f"{scorer}: its docstring begins with its specs"
+        assert getattr(scorer, "languages", None) is None or scorer.languages <= set(LANGUAGES.index), scorer
     for scorer in SCORERS:
         with pytest.raises(InputError):
             scorer.from_spec({"perspective": "default", "openai": "http://h/v1"}.get(scorer.kind, "/none"), ["xx"])

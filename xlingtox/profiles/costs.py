@@ -16,6 +16,7 @@ from pathlib import Path
 from ..data.loading import split_source
 from ..models.registry import model_registry
 from .sections import Data
+from ..scorers.by_name import _split_spec
 
 # %% ../../nbs/10_profiles/04_costs.ipynb #c005
 ASSUMPTIONS = {  # name: (value, unit, source)
@@ -132,14 +133,17 @@ def hours_of_writing(n: float, texts: float, tokens: int, at_once: int, width: i
     return read + hours_of(2 * n * texts * tokens, "share_write", "peak_32" if width == 4 else "peak_16")
 
 # %% ../../nbs/10_profiles/04_costs.ipynb #c024
-def quota() -> float:
-    "Requests a second that Perspective allows"
+def quota(
+    spec: str = "perspective:default",  # of a scorer
+) -> float | None:
+    "Texts a second that a scorer's service allows; None where nothing is waited for"
+    scorer, _ = _split_spec(spec)
     try:
-        return max(float(os.environ.get("PERSPECTIVE_QPS", 1)), 1e-6)
+        return scorer.quota and max(float(os.environ.get(getattr(scorer, "raised_by", ""), scorer.quota)), 1e-6)
     except ValueError:
-        return 1.0
+        return scorer.quota
 
 
 def hours_of_waiting(specs: list[str], texts: float) -> float:
     "Hours that the scorers with a quota take"
-    return sum(s.startswith("perspective") for s in specs) * texts / quota() / 3600
+    return sum((texts / answered / 3600 for answered in map(quota, specs) if answered), start=0.0)

@@ -28,6 +28,7 @@ from xlingtox.profiles.costs import (
 )
 from .sections import accelerate_file
 from .stages import STAGES
+from ..scorers.by_name import _split_spec
 
 # %% ../../nbs/10_profiles/06_estimates.ipynb #c005
 def cost(
@@ -59,6 +60,15 @@ def totals(
     table = pd.DataFrame(rows, columns=["stage", "notebooks", "gpu_hours", "disk_gb", "waits_hours"])
     return table.groupby("stage", sort=False).sum().reset_index()
 
+# %% ../../nbs/10_profiles/06_estimates.ipynb #a002
+def _answers(specs: list[str]) -> str:
+    "How quickly the services among some scorers answer"
+    services = {_split_spec(s)[0]: quota(s) for s in specs if quota(s)}
+    more = {service: getattr(service, "raised_by", None) for service in services}
+    return ", ".join(f"{service.kind} answers {texts:g} texts a second"
+                     + f" (ask for more, then set {more[service]})" * bool(more[service])
+                     for service, texts in services.items())
+
 # %% ../../nbs/10_profiles/06_estimates.ipynb #c012
 def summary(
     profile,
@@ -73,8 +83,7 @@ def summary(
         lines.append(f"roughly {hours:.0f} GPU hours (of an A100) and {disk:.0f} GB of disk; "
                      "xlingtox.profiles.costs says how this is guessed")
     if waits > 1:
-        lines.append(f"Perspective answers {quota():g} texts a second: {waits:.0f} hours of waiting; "
-                     "ask Google for more, then set PERSPECTIVE_QPS")
+        lines.append(f"{_answers([profile.scorer, *profile.agreement])}; {waits:.0f} hours of waiting")
     models = [*profile.models.values(), profile.judge]
     if unknown := [m.model for m in models if billions(m.model, m.dtype) is None]:
         lines.append(f"of unknown size, counted as {UNKNOWN:g} billion parameters: {', '.join(unknown)}")

@@ -15,6 +15,7 @@ from ..models.miniatures import RECIPES
 from ..models.registry import model_registry
 from .profile import Profile
 from .sections import Data, source_paths
+from ..scorers.by_name import SCORERS
 from ..tuning.methods import METHODS
 
 # %% ../../nbs/10_profiles/07_shadow.ipynb #c005
@@ -57,7 +58,7 @@ def shadow_data(
     }
 
 # %% ../../nbs/10_profiles/07_shadow.ipynb #c011
-LOCAL = ("lexicon", "ngram", "noisy", "biased")
+LOCAL = tuple(scorer.kind for scorer in SCORERS if getattr(scorer, "local", False))  # each class says so
 
 
 def shadow_scorer(

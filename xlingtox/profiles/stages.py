@@ -20,6 +20,7 @@ from xlingtox.profiles.costs import (
 )
 from .sections import source_paths
 from .variants import group_of, method_of, tuned
+from ..scorers.by_name import _split_spec
 from ..tuning.methods import METHODS
 
 # %% ../../nbs/10_profiles/05_stages.ipynb #c005
@@ -190,10 +191,10 @@ def _trained(specs: list[str]) -> list[str]:
 
 
 def _score_cost(specs, p) -> Cost:
-    "Texts that classifiers read, or services answer"
-    texts, read = _texts(p), sum(s.startswith("classifier") for s in specs)
-    hours = read * hours_of(2 * 0.56e9 * texts * 2 * VALUE["tokens_prompt"], "share_read")
-    return Cost(hours, texts * VALUE["row"] / 1e9, 8.0, 8.0 * (read > 0), hours_of_waiting(specs, texts))
+    "Texts that models read, or services answer"
+    texts, sizes = _texts(p), [getattr(_split_spec(s)[0], "billions", 0) for s in specs]
+    hours = sum((hours_of(2 * n * 1e9 * texts * 2 * VALUE["tokens_prompt"], "share_read") for n in sizes), start=0.0)
+    return Cost(hours, texts * VALUE["row"] / 1e9, 8.0, 8.0 * (sum(sizes) > 0), hours_of_waiting(specs, texts))
 
 # %% ../../nbs/10_profiles/05_stages.ipynb #c032
 def _perplexity_cost(p, role, variant) -> Cost:

@@ -1,19 +1,15 @@
 """Toxicity scores, and a store that never asks twice."""
+import ast
+import re
+from pathlib import Path
+
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    "archive": ["export_scores", "import_scores"],
-    "archived": ["FORMAT", "COLUMNS", "contents", "read_archive", "ArchiveScorer"],
-    "by_name": ["SCORERS", "load_scorer", "check_spec", "score_generations"],
-    "classifier": ["KNOWN", "Labels", "toxic_label", "ClassifierScorer"],
-    "distorted": ["NoisyScorer", "BiasedScorer"],
-    "endpoint": ["INSTRUCTION", "CATEGORIES", "WAY_OUT", "parse_rating", "EndpointScorer"],
-    "lexicon": ["fold", "pieces_pattern", "first_lengths", "longest_match", "lexicon_words", "vocabulary",
-        "LexiconScorer"],
-    "ngram": ["ngram_features", "pair_of", "hold_out_texts", "auc_table", "train_weights", "NgramScorer"],
-    "perspective": ["ENDPOINT", "LAST_DAY", "ATTRIBUTES", "PerspectiveScorer"],
-    "scorer": ["Scorer", "assess"],
-    "service": ["MARGIN", "CATCH_UP", "Quota", "shared_quota", "Answer", "Fault", "Service", "error_message",
-        "gather", "Asking"],
-    "store": ["text_hash", "ScoreStore"],
-})
+
+def _public(room: Path) -> list[str]:
+    "What a room's `__all__` names, without importing it: so a new scorer is shown here by being exported"
+    return ast.literal_eval(re.search(r"^__all__ = (\[.*?\])", room.read_text(encoding="utf-8"), re.M | re.S)[1])
+
+
+_rooms = sorted(Path(__file__).parent.glob("[a-z]*.py"), reverse=True)  # of two with one name the first has it
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={room.stem: _public(room) for room in _rooms})

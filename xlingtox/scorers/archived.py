@@ -87,9 +87,11 @@ def _one_scorer(folder: str | Path, name: str | None) -> pd.DataFrame:
 
 # %% ../../nbs/06_scorers/08_archived.ipynb #s163
 class ArchiveScorer:
-    "Scores that were archived; any other text is missing"
+    "`archive:FOLDER`, `archive:FOLDER#SCORER`: scores that were archived; any other text is missing"
 
     kind, quota = "archive", None
+    languages: frozenset[str]  # those that were archived
+    version: str  # of the archive
 
     def __init__(
         self,

@@ -9,79 +9,24 @@ __all__ = ['SCORERS', 'load_scorer', 'check_spec', 'score_generations']
 
 # %% ../../nbs/06_scorers/10_by_name.ipynb #h002
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from fastcore.basics import patch
 
-from ..core import InputError, check_columns, closest, read_json
-from ..languages import check_languages
+from ..core import InputError, check_columns, closest
 from .archived import ArchiveScorer
-from .classifier import KNOWN, ClassifierScorer, toxic_label
+from .classifier import ClassifierScorer
 from .distorted import BiasedScorer, NoisyScorer
 from .endpoint import EndpointScorer
 from .lexicon import LexiconScorer
 from .ngram import NgramScorer
-from .perspective import ENDPOINT, PerspectiveScorer
-from .scorer import Scorer, _existing, _must_know
+from .perspective import PerspectiveScorer
+from .scorer import Scorer, _must_know
 from .store import ScoreStore
-
-# %% ../../nbs/06_scorers/10_by_name.ipynb #h001x6
-PerspectiveScorer.kind, PerspectiveScorer.quota = "perspective", 1.0  # the service's default; a key may allow more
-ClassifierScorer.kind, ClassifierScorer.quota = "classifier", None
-NoisyScorer.kind, NoisyScorer.quota = "noisy", None
-BiasedScorer.kind, BiasedScorer.quota = "biased", None
-
-# %% ../../nbs/06_scorers/10_by_name.ipynb #h004x9
-@patch(cls_method=True)
-def from_spec(
-    cls: PerspectiveScorer,
-    where: str,  # default or an address, and perhaps # and languages to be judged as others
-    languages: list[str] | None = None,  # checked first, where given
-) -> PerspectiveScorer:
-    "The scorer that `perspective:WHERE` names"
-    if languages is not None:
-        cls.check_spec_of(where, languages)
-    where, _, pairs = where.partition("#")
-    as_language = dict(pair.split("=", 1) if "=" in pair else (pair, "") for pair in pairs.split(",") if pair)
-    return cls(endpoint=ENDPOINT if where == "default" else where, as_language=as_language)
-
-# %% ../../nbs/06_scorers/10_by_name.ipynb #h007
-@patch(cls_method=True)
-def check_spec_of(cls: PerspectiveScorer, where: str, languages: list[str]):
-    "Raise `InputError` for a bad address or a language that is neither known nor judged as another"
-    check_languages(languages, cls.from_spec(where).languages, f"languages: scorer {cls.kind}:{where}")
-
-# %% ../../nbs/06_scorers/10_by_name.ipynb #h013
-@patch(cls_method=True)
-def check_spec_of(cls: ClassifierScorer, where: str, languages: list[str]):
-    "Raise `InputError` for a folder that is not there, for an unknown label, and for a language that is lacking"
-    model, _, label = where.partition("#")
-    if model in KNOWN:
-        if KNOWN[model].languages is not None:
-            check_languages(languages, KNOWN[model].languages, f"languages: scorer {cls.kind}:{where}")
-    elif Path(model).is_absolute() or Path(model).exists():
-        about = read_json(Path(_existing(where)[0]) / "config.json")
-        labels = dict(enumerate(about.get("id2label", {}).values()))
-        toxic_label(labels, (label,) if label else (), model)
-
-# %% ../../nbs/06_scorers/10_by_name.ipynb #h010
-@patch(cls_method=True)
-def from_spec(
-    cls: ClassifierScorer,
-    where: str,  # hub id or folder, and perhaps # and the label that means toxic
-    languages: list[str] | None = None,  # checked first, where given
-) -> ClassifierScorer:
-    "The scorer that `classifier:WHERE` names"
-    if languages is not None:
-        cls.check_spec_of(where, languages)
-    model, _, label = where.partition("#")
-    return cls(model, label or None)
 
 # %% ../../nbs/06_scorers/10_by_name.ipynb #c040
 SCORERS = [LexiconScorer, NgramScorer, PerspectiveScorer, ClassifierScorer, EndpointScorer, ArchiveScorer, NoisyScorer,
-           BiasedScorer]  # each has the members `kind`, `from_spec`, `check_spec_of` and `quota`
+           BiasedScorer]  # what each has to say of itself: xlingtox.scorers.scorer
 
 # %% ../../nbs/06_scorers/10_by_name.ipynb #s180
 def _split_spec(spec: str) -> tuple[type, str]:
@@ -110,24 +55,6 @@ def check_spec(
     "Raise `InputError` for a scorer that does not exist or lacks a language; no weights are loaded, nothing is asked"
     scorer, where = _split_spec(spec)
     scorer.check_spec_of(where, codes)
-
-# %% ../../nbs/06_scorers/10_by_name.ipynb #s188
-@patch(cls_method=True)
-def check_spec_of(cls: NoisyScorer | BiasedScorer, where: str, languages: list[str]):
-    "Raise `InputError` where the scorer behind it would"
-    check_spec(where, languages)
-
-# %% ../../nbs/06_scorers/10_by_name.ipynb #s191
-@patch(cls_method=True)
-def from_spec(
-    cls: NoisyScorer | BiasedScorer,
-    where: str,  # the spec of another scorer
-    languages: list[str] | None = None,  # checked first, where given
-):
-    "The scorer that `noisy:WHERE` or `biased:WHERE` names"
-    if languages is not None:
-        cls.check_spec_of(where, languages)
-    return cls(load_scorer(where))
 
 # %% ../../nbs/06_scorers/10_by_name.ipynb #c048
 def score_generations(

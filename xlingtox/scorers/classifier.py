@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from fastcore.basics import patch
 
-from ..core import InputError, digest, file_digest
+from ..core import InputError, digest, file_digest, read_json
 from ..languages import check_languages
 from ..models.loading import keep_layout
+from .scorer import _existing
 
 # %% ../../nbs/06_scorers/06_classifier.ipynb #c005
 class Labels(NamedTuple):
@@ -117,7 +118,11 @@ def _weights_version(model: str, revision: str | None, config) -> str:
 
 # %% ../../nbs/06_scorers/06_classifier.ipynb #c008
 class ClassifierScorer:
-    "Probability of the toxic label of a sequence classifier"
+    "`classifier:HUB_OR_FOLDER`, `...#LABEL`: probability of the toxic label of a sequence classifier"
+
+    kind, quota, billions = "classifier", None, 0.56  # parameters: XLM-R large
+    languages: frozenset[str] | None  # those that a known model was trained on, else any
+    version: str  # of the weights, the label and the way to a probability
 
     def __init__(
         self,
@@ -191,3 +196,29 @@ def assess(self: ClassifierScorer, texts: list[str], lang: str) -> tuple[np.ndar
 def score(self: ClassifierScorer, texts: list[str], lang: str) -> np.ndarray:
     "Probability that each text is toxic"
     return self.assess(texts, lang)[0]
+
+# %% ../../nbs/06_scorers/06_classifier.ipynb #a051
+@patch(cls_method=True)
+def check_spec_of(cls: ClassifierScorer, where: str, languages: list[str]):
+    "Raise `InputError` for a folder that is not there, for an unknown label, and for a language that is lacking"
+    model, _, label = where.partition("#")
+    if model in KNOWN:
+        if KNOWN[model].languages is not None:
+            check_languages(languages, KNOWN[model].languages, f"languages: scorer {cls.kind}:{where}")
+    elif Path(model).is_absolute() or Path(model).exists():
+        about = read_json(Path(_existing(where)[0]) / "config.json")
+        labels = dict(enumerate(about.get("id2label", {}).values()))
+        toxic_label(labels, (label,) if label else (), model)
+
+# %% ../../nbs/06_scorers/06_classifier.ipynb #a054
+@patch(cls_method=True)
+def from_spec(
+    cls: ClassifierScorer,
+    where: str,  # hub id or folder, and perhaps # and the label that means toxic
+    languages: list[str] | None = None,  # checked first, where given
+) -> ClassifierScorer:
+    "The scorer that `classifier:WHERE` names"
+    if languages is not None:
+        cls.check_spec_of(where, languages)
+    model, _, label = where.partition("#")
+    return cls(model, label or None)

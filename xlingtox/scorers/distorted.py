@@ -26,7 +26,10 @@ def _normal(text: str) -> float:
 
 # %% ../../nbs/06_scorers/09_distorted.ipynb #c005
 class NoisyScorer:
-    "Another scorer's opinion with noise that follows from the text"
+    "`noisy:SPEC`: another scorer's opinion with noise that follows from the text"
+
+    kind, quota, local, version = "noisy", None, True, "noisy 1"  # of an instance: this and the other's
+    languages: frozenset[str] | None  # the other's
 
     def __init__(
         self,
@@ -35,7 +38,7 @@ class NoisyScorer:
     ):
         self._scorer, self.sigma = scorer, sigma
         self.name, self.languages = f"noisy {scorer.name}", scorer.languages
-        self.version = digest(["noisy 1", sigma, scorer.version])
+        self.version = digest([self.version, sigma, scorer.version])
 
 # %% ../../nbs/06_scorers/09_distorted.ipynb #a006
 @patch
@@ -53,7 +56,10 @@ def _is_latin(character: str) -> bool:
 
 # %% ../../nbs/06_scorers/09_distorted.ipynb #a012
 class BiasedScorer:
-    "Another scorer's opinion of the Latin letters of a text"
+    "`biased:SPEC`: another scorer's opinion of the Latin letters of a text"
+
+    kind, quota, local, version = "biased", None, True, "biased 1"  # of an instance: this and the other's
+    languages: frozenset[str] | None  # the other's
 
     def __init__(
         self,
@@ -61,8 +67,30 @@ class BiasedScorer:
     ):
         self._scorer = scorer
         self.name, self.languages = f"biased {scorer.name}", scorer.languages
-        self.version = digest(["biased 1", scorer.version])
+        self.version = digest([self.version, scorer.version])
 
     def score(self, texts: list[str], lang: str) -> np.ndarray:
         "Toxicity of what is left of each text without letters of other scripts"
         return self._scorer.score(["".join(c for c in text if _is_latin(c)) for text in texts], lang)
+
+# %% ../../nbs/06_scorers/09_distorted.ipynb #a014
+@patch(cls_method=True)
+def check_spec_of(cls: NoisyScorer | BiasedScorer, where: str, languages: list[str]):
+    "Raise `InputError` where the scorer behind it would"
+    from xlingtox.scorers import check_spec
+
+    check_spec(where, languages)
+
+# %% ../../nbs/06_scorers/09_distorted.ipynb #a017
+@patch(cls_method=True)
+def from_spec(
+    cls: NoisyScorer | BiasedScorer,
+    where: str,  # the spec of another scorer
+    languages: list[str] | None = None,  # checked first, where given
+):
+    "The scorer that `noisy:WHERE` or `biased:WHERE` names"
+    from xlingtox.scorers import load_scorer
+
+    if languages is not None:
+        cls.check_spec_of(where, languages)
+    return cls(load_scorer(where))

@@ -72,9 +72,10 @@ def _call_of(url: str, model: str) -> str:
 
 # %% ../../nbs/06_scorers/07_endpoint.ipynb #c008
 class EndpointScorer(Asking):
-    "Scores of a moderation or chat endpoint in OpenAI's protocol"
+    "`openai:URL#MODEL`: scores of a moderation or chat endpoint in OpenAI's protocol"
 
-    kind, quota = "openai", 10.0
+    kind, quota, languages = "openai", 10.0, None
+    version: str  # of address, model and instruction
 
     def __init__(
         self,
@@ -86,7 +87,7 @@ class EndpointScorer(Asking):
         attempts: int = 8,
         backoff: float = 0.5,  # seconds before the second attempt, then doubled
     ):
-        self._chat, self.model, self.languages = _call_of(url, model) != "moderations", model, None
+        self._chat, self.model = _call_of(url, model) != "moderations", model
         self.name = f"{'judge' if self._chat else 'moderation'} {model}"
         self.version = digest([url, model, INSTRUCTION if self._chat else CATEGORIES])
         key = os.environ.get("OPENAI_API_KEY", "") if api_key is None else api_key

@@ -152,10 +152,11 @@ def _check_lexicon(lexicon: pd.DataFrame):
 # %% ../../nbs/06_scorers/01_lexicon.ipynb #c022
 # ruff: noqa: F811 - methods that are patched into two classes may have one name
 class LexiconScorer:
-    "Toxicity from the known severities of words"
+    "`lexicon:babel`, `lexicon:PATH.csv`: toxicity from the known severities of words"
 
     name = kind = "lexicon"
-    quota = None
+    quota, local, version = None, True, "rules 1"  # of an instance: these rules and the whole table
+    languages: frozenset[str]  # the table's columns
 
     def __init__(
         self,
@@ -163,7 +164,7 @@ class LexiconScorer:
     ):
         _check_lexicon(lexicon)
         self.languages = frozenset(lexicon.columns) - set(_LEXICON_COLUMNS)
-        self.version = digest(["rules 1", lexicon.to_csv(index=False)])
+        self.version = digest([self.version, lexicon.to_csv(index=False)])
         words = {lang: lexicon_words(lexicon, lang) for lang in self.languages}
         self._prepared = {lang: _prepare(vocabulary(words, lang)) for lang in self.languages}
 

@@ -121,10 +121,12 @@ def train_weights(
 
 # %% ../../nbs/06_scorers/02_ngram.ipynb #c035
 class NgramScorer:
-    "Character n-grams and logistic regression: an offline classifier"
+    "`ngram:FOLDER`: character n-grams and logistic regression, an offline classifier"
 
     name = kind = "ngram"
     languages = quota = None
+    local = True
+    version: str  # of the weights
 
     def __init__(
         self,

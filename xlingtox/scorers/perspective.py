@@ -83,16 +83,6 @@ def _why_gone(endpoint: str, key: str, today: datetime.date) -> str | None:
     return None if key else ("scorer perspective: no key; set the environment variable PERSPECTIVE_API_KEY, or take "
                              "another scorer or an archive")
 
-# %% ../../nbs/06_scorers/05_perspective.ipynb #a113
-def _qps() -> float:
-    "The quota from the environment"
-    text = os.environ.get("PERSPECTIVE_QPS", "1")
-    try:
-        return Quota(float(text)).qps
-    except ValueError:
-        raise InputError(f"PERSPECTIVE_QPS is {text!r}; give the requests a second that the key allows, "
-                         "such as 1 or 10") from None
-
 # %% ../../nbs/06_scorers/05_perspective.ipynb #a116
 def _client(endpoint: str, key: str, qps: float | None, timeout: float, attempts: int, backoff: float) -> Service:
     "The client for a service that speaks like Perspective"
@@ -103,7 +93,11 @@ def _client(endpoint: str, key: str, qps: float | None, timeout: float, attempts
 
 # %% ../../nbs/06_scorers/05_perspective.ipynb #a119
 class PerspectiveScorer(Asking):
-    "Scores of the Perspective API, or of a service that speaks like it"
+    "`perspective:default`, `perspective:URL`, `...#am=en`: the Perspective API, or a service that speaks like it"
+
+    kind, quota, raised_by = "perspective", 1.0, "PERSPECTIVE_QPS"  # the service's default; a key may allow more
+    languages = frozenset(LANGUAGES.index[LANGUAGES["perspective"]])  # and those that are judged as one of them
+    version = _score_versions(("TOXICITY",), ENDPOINT)[0]  # another attribute, or address, is another version
 
     def __init__(
         self,
@@ -117,16 +111,26 @@ class PerspectiveScorer(Asking):
         attempts: int = 8,
         backoff: float = 0.5,  # seconds before the second attempt, then doubled
     ):
-        as_language, known = as_language or {}, LANGUAGES.index[LANGUAGES["perspective"]]
+        as_language = as_language or {}
         _check_attributes(attributes)
-        check_languages(list(as_language.values()), known, "scorer perspective")
-        self.name, self.languages = _scorer_name(as_language), frozenset(known) | set(as_language)
+        check_languages(list(as_language.values()), self.languages, "scorer perspective")
+        self.name, self.languages = _scorer_name(as_language), self.languages | set(as_language)
         self.attributes, self.as_language = tuple(attributes), as_language
         self._versions = _score_versions(self.attributes, endpoint)
         self.version = self._versions[0]
         key = api_key or os.environ.get("PERSPECTIVE_API_KEY", "")
         self._gone = _why_gone(endpoint, key, _today())
         self._service = _client(endpoint, key, qps, timeout, attempts, backoff)
+
+# %% ../../nbs/06_scorers/05_perspective.ipynb #a113
+def _qps() -> float:
+    "The quota from the environment"
+    text = os.environ.get(PerspectiveScorer.raised_by, str(PerspectiveScorer.quota))
+    try:
+        return Quota(float(text)).qps
+    except ValueError:
+        raise InputError(f"{PerspectiveScorer.raised_by} is {text!r}; give the requests a second that the key allows, "
+                         "such as 1 or 10") from None
 
 # %% ../../nbs/06_scorers/05_perspective.ipynb #a122
 @patch
@@ -162,3 +166,23 @@ def stream(  # noqa: F811
     self.ready()
     judged_as = self.as_language.get(lang, lang)
     return self._service.stream(texts, lambda text: _request(text, judged_as, self.attributes), self._read)
+
+# %% ../../nbs/06_scorers/05_perspective.ipynb #a134
+@patch(cls_method=True)
+def from_spec(
+    cls: PerspectiveScorer,
+    where: str,  # default or an address, and perhaps # and languages to be judged as others
+    languages: list[str] | None = None,  # checked first, where given
+) -> PerspectiveScorer:
+    "The scorer that `perspective:WHERE` names"
+    if languages is not None:
+        cls.check_spec_of(where, languages)
+    where, _, pairs = where.partition("#")
+    as_language = dict(pair.split("=", 1) if "=" in pair else (pair, "") for pair in pairs.split(",") if pair)
+    return cls(endpoint=ENDPOINT if where == "default" else where, as_language=as_language)
+
+# %% ../../nbs/06_scorers/05_perspective.ipynb #a137
+@patch(cls_method=True)
+def check_spec_of(cls: PerspectiveScorer, where: str, languages: list[str]):
+    "Raise `InputError` for a bad address or a language that is neither known nor judged as another"
+    check_languages(languages, cls.from_spec(where).languages, f"languages: scorer {cls.kind}:{where}")
