@@ -59,18 +59,33 @@ def atomic_path(
     finally:
         shutil.rmtree(workdir, ignore_errors=True)
 
+# %% ../nbs/00_ground/00_core.ipynb #k030
+def _lock(
+    f,  # an open file; the lock lasts until it is closed, or its process ends
+    wait: bool = True,  # until others let go of it
+    shared: bool = False,  # beside others who only look
+) -> bool:
+    "Lock a file; whether it was to be had"
+    import fcntl  # POSIX only
+
+    try:
+        fcntl.flock(f, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        if wait:
+            raise
+        return False
+    return True
+
 # %% ../nbs/00_ground/00_core.ipynb #k008
 @contextlib.contextmanager
 def alone(
     path: str | Path,  # what is to be made
 ):
     "Until the block ends, or its process, others who want to make the same wait here"
-    import fcntl
-
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_name(f".{path.name}.lock"), "a") as f:
-        fcntl.flock(f, fcntl.LOCK_EX)
+        _lock(f)
         yield
 
 # %% ../nbs/00_ground/00_core.ipynb #c011

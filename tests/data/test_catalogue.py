@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pandas as pd
 import pytest
 from xlingtox import data, models
+from xlingtox.babel.draw import KINDS
 from xlingtox.core import InputError
 from xlingtox.data import catalogue
 
@@ -184,12 +185,29 @@ def test_check(tmp_path):
         catalogue.check(str(tmp_path / "mine.csv"), "prompt")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_babel_is_checked_or_says_what_it_lacks(kind):
+    "As `xlingtox data check babel:KIND --lang en` does, with what a profile would give where it must"
+    source, needed = f"babel:{kind}", {"n": 5} if kind == "corpus" else {}
+    schema = catalogue.schema_of(source)
+    assert schema in data.SCHEMAS and "langs" not in data.source_settings(source)
+    assert catalogue.check(source, None, ["en"], **needed)[1][0].startswith(f"{schema}, ")
+    with pytest.raises(InputError):
+        catalogue.check(source, "scores", ["en"], **needed)
+    for call in (data.source_settings, catalogue.schema_of, catalogue.check, data.load_data):
+        with pytest.raises(InputError, match="babel has no data kind 'nonsense'; it has corpus"):
+            call("babel:nonsense")
+
+
 @pytest.mark.parametrize("arguments, message", [
     (("data", "get", "jigsow", "--to", "."), "no data set named 'jigsow'; there are rtp-lx"),
     (("data", "get", "rtp-lx", "--to", "."), "rtp-lx: is in the way; a folder of that name is to be made"),
     (("data", "get", "rtp-lx"), "Missing option '--to'"),
     (("data", "check", "rtp-lx:unsafe.zip"), "unsafe.zip: refused, the member ../RTP_LX_EN.json leads out of the zip"),
     (("data", "check", "pairs.csv"), "pairs.csv: no such file"),
+    (("data", "check", "babel:nonsense"), "babel has no data kind 'nonsense'; it has corpus"),
+    (("data", "check", "babel:corpus"), "babel:corpus: lacks the setting n"),
+    (("data", "check", "babel:labelled", "--lang", "xx"), "babel does not support xx"),
     (("data", "check", "broken.jsonl"), "broken.jsonl, line 2"),
     (("generate", "--model", "m", "--prompts", "rtp-lx:unsafe.zip", "--out", "g.csv"), "unsafe.zip: refused"),
     (("generate", "--model", "m", "--prompts", "p.csv", "--lang", "sv", "--out", "g.csv"), "p.csv: has no rows for sv; it has en"),

@@ -21,7 +21,7 @@ from ..core import InputError, assets
 from .files import read_any
 from .loading import load_data, source_path, source_settings, split_source
 from .schemas import SCHEMAS
-from ..babel.draw import generate_data
+from ..babel.draw import _generator
 
 # %% ../../nbs/02_data/07_catalogue.ipynb #c005
 def data_sets() -> pd.DataFrame:
@@ -184,7 +184,9 @@ def schema_of(
     kind, where = split_source(source)
     if kind in SCHEMA_OF:
         return SCHEMA_OF[kind]
-    df = read_any(where) if kind == "file" else generate_data(where)
+    if kind == "babel" and _generator(where) and where in SCHEMAS:
+        return where
+    df = read_any(where) if kind == "file" else _generator(where)(n=1)
     return _schema_of_columns(list(df.columns), where)
 
 # %% ../../nbs/02_data/07_catalogue.ipynb #a043

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..babel.draw import KINDS, generate_data
+from ..babel.draw import _generator
 from ..babel.grammar import sample_document
 from ..core import InputError, digest
 from .files import read_file
@@ -47,7 +47,7 @@ def source_settings(
     "Names of the settings that a source takes"
     kind, where = split_source(source)
     if kind == "babel":
-        functions = [KINDS[where]] + [sample_document] * (where == "corpus")
+        functions = [_generator(where)] + [sample_document] * (where == "corpus")
     else:
         functions = [loader(kind)]
     parameters = [p for f in functions if f for p in inspect.signature(f).parameters.values()]
@@ -79,9 +79,14 @@ def _keep(df: pd.DataFrame, languages: list[str] | None, where: str) -> pd.DataF
 # %% ../../nbs/02_data/06_loading.ipynb #a106
 def _load_babel(kind: str, schema: str, languages: list[str] | None, settings: dict) -> pd.DataFrame:
     "Generated data of one kind, in a schema"
+    generate = _generator(kind)
     if kind not in ("corpus", "preference"):
         settings = {"langs": languages or list(LANGUAGES.index)} | settings
-    return validate(generate_data(kind, **settings), schema, f"babel:{kind}")
+    parameters = inspect.signature(generate).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+    if lacking := [name for name in needed if name not in settings]:
+        raise InputError(f"babel:{kind}: lacks the setting {', '.join(lacking)}, given beside the source")
+    return validate(generate(**settings), schema, f"babel:{kind}")
 
 # %% ../../nbs/02_data/06_loading.ipynb #a109
 def load_data(

@@ -16,6 +16,7 @@ import pandas as pd
 from fastcore.basics import patch
 
 from ..core import InputError, atomic_path, check_columns, read_json, write_json
+from ..representations import _by_length, _padded_batch, _pool
 from ..scorers.ngram import auc_table, hold_out_texts
 from typing import Annotated
 from pydantic import Field
@@ -30,16 +31,6 @@ def _token_ids(tokenizer, texts: list[str], max_length: int | None) -> list[list
         raise InputError(f"text {empty[0]} has no tokens, so there is nothing to average")
     return ids
 
-# %% ../../nbs/08_mechanism/00_probe.ipynb #a005
-def _padded(ids: list[list[int]], device):
-    "Tokens and mask of a batch, [n, length] each"
-    import torch
-
-    longest = max(map(len, ids))
-    pad = lambda row: row + [0] * (longest - len(row))  # noqa: E731
-    tokens, mask = [pad(row) for row in ids], [pad([1] * len(row)) for row in ids]
-    return torch.tensor(tokens, device=device), torch.tensor(mask, device=device)
-
 # %% ../../nbs/08_mechanism/00_probe.ipynb #a008
 def _last_states(model, tokens, mask):
     "Last hidden states of a batch, [n, length, d]"
@@ -47,11 +38,6 @@ def _last_states(model, tokens, mask):
     if model.config.is_encoder_decoder:
         return model(**inputs, decoder_input_ids=tokens, output_hidden_states=True).decoder_hidden_states[-1]
     return model.base_model(**inputs, use_cache=False).last_hidden_state
-
-# %% ../../nbs/08_mechanism/00_probe.ipynb #a011
-def _masked_mean(states, mask):
-    "Mean of states [n, length, d] over the positions that a mask [n, length] keeps, [n, d]"
-    return (states.float() * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
 
 # %% ../../nbs/08_mechanism/00_probe.ipynb #c005
 @without_gradients
@@ -64,11 +50,10 @@ def mean_last_states(
 ) -> np.ndarray:  # [n, d] float32
     "Last hidden state of each text, averaged over its tokens"
     ids = _token_ids(tokenizer, texts, max_length or getattr(model.config, "max_position_embeddings", None))
-    order, result = sorted(range(len(ids)), key=lambda i: len(ids[i])), None
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        tokens, mask = _padded([ids[i] for i in rows], model.device)
-        means = _masked_mean(_last_states(model, tokens, mask), mask)
+    result = None
+    for rows in _by_length(ids, batch_size):
+        tokens, mask = _padded_batch([ids[i] for i in rows], model.device)
+        means = _pool(_last_states(model, tokens, mask), mask)
         if result is None:
             result = np.empty((len(ids), means.shape[-1]), dtype=np.float32)
         result[rows] = means.cpu().numpy()

@@ -19,6 +19,8 @@ import threading
 import time
 from pathlib import Path
 
+from ..core import _lock
+
 # %% ../../nbs/11_runs/00_process.ipynb #a002
 def _watch(parent: int):
     "End this process within a second of its parent"
@@ -71,23 +73,6 @@ def sockets_folder() -> tempfile.TemporaryDirectory:
     for folder in _leftovers(where):
         shutil.rmtree(folder, ignore_errors=True)
     return tempfile.TemporaryDirectory(prefix=f"xlingtox-kernel-{os.getpid()}-", dir=where, ignore_cleanup_errors=True)
-
-# %% ../../nbs/11_runs/00_process.ipynb #a023
-def _lock(
-    f,  # an open file; the lock lasts until it is closed, or its process ends
-    wait: bool = True,  # until others let go of it
-    shared: bool = False,  # beside others who only look
-) -> bool:
-    "Lock a file; whether it was to be had"
-    import fcntl  # POSIX only
-
-    try:
-        fcntl.flock(f, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
-        if wait:
-            raise
-        return False
-    return True
 
 # %% ../../nbs/11_runs/00_process.ipynb #a025
 def _is_cut_off(

@@ -16,13 +16,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from ..core import InputError, closest, write_json
+from ..core import InputError, _lock, closest, write_json
 from ..profiles.profile import Profile
 from ..profiles.read import load_profile, load_run
 from . import warm
 from .display import _Display, _follow, in_words
 from .execute import job_name
-from .process import _lock, append_progress, n_cores, read_progress
+from .process import append_progress, n_cores, read_progress
 from .select import FIRST, available, passes, select
 from .snakemake import EXECUTORS, _end, _snakemake, _snakemake_arguments
 
