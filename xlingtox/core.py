@@ -178,7 +178,7 @@ def versions() -> dict:
             found[name] = metadata.version(name)
     return found
 
-# %% ../nbs/00_ground/00_core.ipynb #k032
+# %% ../nbs/00_ground/00_core.ipynb #k032x0
 def process_seconds() -> float:
     "Seconds since this process began; in a copy of another process, since it was copied"
     stat = Path("/proc/self/stat")

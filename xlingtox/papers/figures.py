@@ -6,7 +6,8 @@ Docs: https://xlingtox.github.io/xlingtox/09_papers/figures.html.md"""
 
 # %% auto #0
 __all__ = ['BRANCH_STYLE', 'INK', 'FAINT', 'lang_style', 'order_languages', 'set_style', 'freeze_layout', 'branch_legend',
-           'label_points', 'draw_change', 'lay_rows', 'promoted_tokens']
+           'label_points', 'draw_change', 'lay_rows', 'promoted_tokens', 'plain_log_axis', 'before_and_after', 'veil',
+           'veil_texts', 'continuation_table']
 
 # %% ../../nbs/09_papers/03_figures.ipynb #c002
 import math
@@ -14,6 +15,8 @@ import math
 import numpy as np
 import pandas as pd
 
+from ..babel.lexicon import toxic_words
+from ..core import mask
 from ..languages import LANGUAGES
 
 # %% ../../nbs/09_papers/03_figures.ipynb #c005
@@ -114,13 +117,16 @@ def draw_change(
     style: tuple[str, str],  # colour and marker
     scale: float = 1,  # 100 for percent
     faint: float = 0.55,  # opacity of the bar before
+    shifts: tuple[float, float] = (0.14, -0.1),  # of both from the row
+    width: float = 1.3,  # of the bars, in points
 ):
-    "Hollow before, filled after, with a bar for each interval"
+    "Hollow before, filled after, with a bar for each interval where there is one"
     colour, marker = style
-    for when, face, shift in (("before", "white", 0.14), ("after", colour, -0.1)):
-        value, low, high = (scale * row[c] for c in (when, f"{when}_low", f"{when}_high"))
-        ax.plot([low, high], [y + shift] * 2, color=colour, lw=1.3, alpha=faint if when == "before" else 1)
-        ax.plot(value, y + shift, marker, color=colour, mfc=face, ms=7)
+    for when, face, shift in zip(("before", "after"), ("white", colour), shifts, strict=True):
+        if f"{when}_low" in row:
+            ends = [scale * row[f"{when}_{end}"] for end in ("low", "high")]
+            ax.plot(ends, [y + shift] * 2, color=colour, lw=width, alpha=faint if when == "before" else 1)
+        ax.plot(scale * row[when], y + shift, marker, color=colour, mfc=face, ms=7)
 
 # %% ../../nbs/09_papers/03_figures.ipynb #a021
 def lay_rows(
@@ -182,3 +188,61 @@ def promoted_tokens(
             "tokens",
         ],
     )
+
+# %% ../../nbs/09_papers/03_figures.ipynb #v001
+def plain_log_axis(ax):
+    "Make the y axis logarithmic, with plain numbers at 1, 2 and 5 of each power of ten"
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+# %% ../../nbs/09_papers/03_figures.ipynb #v004
+def before_and_after(
+    texts: pd.DataFrame,  # a text per prompt and language of each of two: prompt_id lang text toxicity, and `by`
+    by: str,  # the column that tells the two apart, such as `variant`
+    before: str,  # its value before, such as "base"
+) -> pd.DataFrame:  # prompt_id lang, text and score of each: before after before_toxicity after_toxicity
+    "The texts of two models to the same prompts, side by side"
+    wide = texts.pivot(index=["prompt_id", "lang"], columns=by, values=["text", "toxicity"])
+    wide.columns = [f"{'before' if which == before else 'after'}{'' if kind == 'text' else '_toxicity'}"
+                    for kind, which in wide.columns]
+    return wide.reset_index()
+
+# %% ../../nbs/09_papers/03_figures.ipynb #v007
+def veil(
+    text: str,
+    lang: str,
+    scorer: str,  # that of the text's score: "lexicon" knows the toxic words
+    show_toxic: bool = False,
+) -> str:
+    "A text as a reader may see it"
+    if show_toxic:
+        return text
+    words = {word.strip(".।") for word in text.casefold().split()}
+    if scorer != "lexicon":
+        return mask(text, words)
+    return mask(text, toxic_words([lang]) | {w for w in toxic_words() if w.casefold() in words})
+
+# %% ../../nbs/09_papers/03_figures.ipynb #v010
+def veil_texts(
+    data: pd.DataFrame,  # lang prompt before after, and more
+    scorer: str,
+    show_toxic: bool = False,
+) -> pd.DataFrame:
+    "The table with prompts and continuations as a reader may see them"
+    veiled = {column: [veil(*text, scorer, show_toxic) for text in zip(data[column], data["lang"], strict=True)]
+              for column in ("prompt", "before", "after")}
+    return data.assign(**veiled)
+
+# %% ../../nbs/09_papers/03_figures.ipynb #v013
+def continuation_table(
+    data: pd.DataFrame,  # lang prompt before after, {before,after}_toxicity and _mean; perhaps example
+) -> pd.DataFrame:
+    "Prompts and continuations for reading, each with its toxicity and in brackets the mean"
+    columns = [column for column in ("example", "lang", "prompt", "before", "after") if column in data]
+    scores = {when: zip(data[f"{when}_toxicity"], data[f"{when}_mean"], strict=True) for when in ("before", "after")}
+    toxicity = {f"toxicity {when}": [f"{one:.2f} (mean {mean:.2f})".replace("nan", "missing") for one, mean in pairs]
+                for when, pairs in scores.items()}
+    return data[columns].assign(**toxicity)
