@@ -59,7 +59,7 @@ def atomic_path(
     finally:
         shutil.rmtree(workdir, ignore_errors=True)
 
-# %% ../nbs/00_ground/00_core.ipynb #k030
+# %% ../nbs/00_ground/00_core.ipynb #a030
 def _lock(
     f,  # an open file; the lock lasts until it is closed, or its process ends
     wait: bool = True,  # until others let go of it
