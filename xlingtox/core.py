@@ -28,6 +28,8 @@ from pathlib import Path
 import pandas as pd
 import functools
 
+from .locks import _lock
+
 # %% ../nbs/00_ground/00_core.ipynb #c005
 class InputError(ValueError):
     "Bad input: one line that says what is wrong, where, and how to mend it"
@@ -58,23 +60,6 @@ def atomic_path(
         os.replace(temporary, path)
     finally:
         shutil.rmtree(workdir, ignore_errors=True)
-
-# %% ../nbs/00_ground/00_core.ipynb #a030
-def _lock(
-    f,  # an open file; the lock lasts until it is closed, or its process ends
-    wait: bool = True,  # until others let go of it
-    shared: bool = False,  # beside others who only look
-) -> bool:
-    "Lock a file; whether it was to be had"
-    import fcntl  # POSIX only
-
-    try:
-        fcntl.flock(f, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
-        if wait:
-            raise
-        return False
-    return True
 
 # %% ../nbs/00_ground/00_core.ipynb #k008
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ import threading
 import time
 from pathlib import Path
 
-from ..core import _lock
+from ..locks import _lock
 
 # %% ../../nbs/11_runs/00_process.ipynb #a002
 def _watch(parent: int):

@@ -16,7 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from ..core import InputError, _lock, closest, write_json
+from ..core import InputError, closest, write_json
+from ..locks import _lock
 from ..profiles.profile import Profile
 from ..profiles.read import load_profile, load_run
 from . import warm
