@@ -2,7 +2,7 @@
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    "agreement": ["pair_scores", "calibration", "metrics_by_scorer"],
+    "agreement": ["change_by_scorer", "emt_fall", "scorer_table", "pair_scores", "calibration", "metrics_by_scorer"],
     "bootstrap": ["Metrics", "summary_intervals"],
     "capability": ["COLUMNS", "Capability", "loglikelihoods", "answer", "samples_table", "harness", "facts_tasks",
         "evaluate"],
