@@ -14,8 +14,12 @@ def _lock(
     shared: bool = False,  # beside others who only look
 ) -> bool:
     "Lock a file; whether it was to be had"
-    import fcntl  # POSIX only
+    try:
+        import fcntl
+    except ModuleNotFoundError:
+        from xlingtox.core import InputError
 
+        raise InputError("file locks need Linux or macOS; on Windows use WSL") from None
     try:
         fcntl.flock(f, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except OSError:

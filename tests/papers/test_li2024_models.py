@@ -184,6 +184,19 @@ def test_the_precision_is_that_of_the_run(bloom):
     assert "bfloat16" in set(differences.loc[["precision"], "run"])
 
 
+def test_a_setting_that_no_record_holds_is_a_dash(tmp_path):
+    run = make_run(tmp_path / "run", 0.9, ["en"], n_prompts=3, roles=("bloom-7b1",), seeds=1)
+    path = run / "models/bloom-7b1/dpo-0.manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["parameters"] |= {"tuning": "qlora", "lora": {"r": 8}}
+    path.write_text(json.dumps(manifest))
+    run_cells("li2024/table6", run)
+    table = pd.read_csv(run / "exhibits/li2024/table6/table6.csv", keep_default_na=False).set_index("setting")["bloom-7b1"]
+    assert table[["r", "alpha", "dropout"]].tolist() == ["8", "-", "-"]
+    differences = pd.read_csv(run / "exhibits/li2024/table6/differences.csv", keep_default_na=False)["setting"].tolist()
+    assert {"r", "alpha", "dropout"} <= set(differences)
+
+
 def test_what_was_not_run_is_said(mgpt):
     board = scoreboard(mgpt).set_index(["exhibit", "claim"])["verdict"]
     assert board["li2024/fig12", "L3"] == board["li2024/table3", "L7"] == board["li2024/fig9", "L1"] == "not run"

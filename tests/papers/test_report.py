@@ -9,7 +9,7 @@ import pytest
 from xlingtox import babel
 from xlingtox.papers.exhibits import EXHIBITS
 from xlingtox.papers.report import build_report, scoreboard
-from xlingtox.runs.process import append_progress
+from xlingtox.progress import append_progress
 
 from synthetic_run import execute_all, make_run
 

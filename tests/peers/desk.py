@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nbformat
 import psutil
-from xlingtox.runs.process import read_progress
+from xlingtox.progress import read_progress
 
 
 class Desk:

@@ -77,7 +77,7 @@ def write_variant(folder, role, variant, strength, langs, n_prompts):
 def write_tuned(folder, role, variant, settings):
     "The record of a tuned model, without the model"
     write_table(pd.DataFrame({"step": [20, 60], "loss": [0.5, 0.3], "eval_loss": [0.5, 0.3]}), folder / f"models/{role}/{variant}/log.parquet")
-    common = {"learning_rate": 2e-5, "beta": 0.1, "batch_size": 16, "max_steps": 60, "epochs": 5}
+    common = {"method": "dpo", "tuning": "full", "optimizer": "rmsprop", "learning_rate": 2e-5, "beta": 0.1, "batch_size": 16, "max_steps": 60, "epochs": 5}
     write_manifest(folder / f"models/{role}/{variant}.manifest.json", {}, common | settings, 0, 1.0)
 
 

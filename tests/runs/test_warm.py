@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import nbformat
 import psutil
 import pytest
+from xlingtox.progress import read_progress
 from xlingtox.runs import warm, workflow
 from xlingtox.runs.execute import job_name
-from xlingtox.runs.process import read_progress
 
 import fake_paper
 from desk import Desk

@@ -10,8 +10,8 @@ import time
 import nbformat
 import pytest
 from xlingtox import core, profiles
+from xlingtox.progress import append_progress, read_progress
 from xlingtox.runs import display, execute
-from xlingtox.runs.process import append_progress, read_progress
 
 import fake_paper
 from desk import Desk

@@ -111,7 +111,7 @@ def agreement(
 # %% ../../nbs/07_metrics/05_agreement.ipynb #c011
 def metrics_by_scorer(
     scores: pd.DataFrame,  # scores schema, of one or more scorers
-    **settings,  # `threshold` and `variant` of `toxicity_summary`
+    **settings,  # `threshold`, `variant` and `prompts` of `toxicity_summary`
 ) -> pd.DataFrame:  # scorer model lang emt toxprob avgtox n_prompts k n_missing
     "EMT, ToxProb and AvgTox under each scorer"
     by_scorer = scores.groupby("scorer", sort=False)

@@ -21,7 +21,7 @@ from ..core import assets, atomic_path, read_json, write_json
 from .claims import CLAIMS
 from .exhibits import EXHIBITS, PAPERS
 from ..runfolder import run_folder
-from ..runs.process import read_progress
+from ..progress import read_progress
 
 # %% ../../nbs/09_papers/06_report.ipynb #c008
 def last_failures(run: str | Path) -> dict[str, dict]:

@@ -182,7 +182,7 @@ def _interventions_cost(p, role, variant) -> Cost:
     i = p.intervention
     prompts = i.n_prompts * len(p.languages) if i.n_prompts else n_rows(p, "prompts")
     many = prompts * (1 + len(i.offsets) * (1 + 2 * i.n_controls))
-    return _writes(_size(p, role, variant), many, p.activations.max_new_tokens, p.activations.batch_size)
+    return _writes(_size(p, role, variant), many, i.max_new_tokens, i.batch_size)
 
 # %% ../../nbs/10_profiles/05_stages.ipynb #c030
 def _trained(specs: list[str]) -> list[str]:

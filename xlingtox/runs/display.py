@@ -18,7 +18,7 @@ from pathlib import Path
 from fastcore.basics import patch
 
 from .execute import job_name
-from .process import append_progress, read_progress
+from ..progress import append_progress, read_progress
 
 # %% ../../nbs/11_runs/07_display.ipynb #c016
 def stage_of(job: str) -> str:

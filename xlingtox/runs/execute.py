@@ -16,7 +16,8 @@ import sys
 import time
 from pathlib import Path
 
-from .process import append_progress, die_with_parent, numeric_environment, sockets_folder
+from ..progress import append_progress
+from .process import die_with_parent, numeric_environment, sockets_folder
 
 # %% ../../nbs/11_runs/01_execute.ipynb #a031
 def import_papermill():

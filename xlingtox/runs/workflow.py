@@ -23,7 +23,8 @@ from ..profiles.read import load_profile, load_run
 from . import warm
 from .display import _Display, _follow, in_words
 from .execute import job_name
-from .process import append_progress, n_cores, read_progress
+from ..progress import append_progress, read_progress
+from .process import n_cores
 from .select import FIRST, available, passes, select
 from .snakemake import EXECUTORS, _end, _snakemake, _snakemake_arguments
 

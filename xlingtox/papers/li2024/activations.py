@@ -12,9 +12,8 @@ __all__ = ['sets_of_activations', 'compare_activations', 'languages_and_means', 
 import numpy as np
 import pandas as pd
 
-from ..claims import verdict, with_interval
+from ..claims import LEVEL, verdict, with_interval
 from ..compare import compare_stacked, stack_variants
-from .mechanism import LEVEL
 from ...stats import holm
 
 # %% ../../../nbs/09_papers/05_li2024/07_activations.ipynb #m128

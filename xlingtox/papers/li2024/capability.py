@@ -11,7 +11,7 @@ __all__ = ['POINTS', 'BOUND', 'accuracy_change', 'beside_accuracy', 'judge_l7']
 import pandas as pd
 
 from ... import stats
-from ..claims import verdict, with_interval
+from ..claims import LEVEL, verdict, with_interval
 from ..compare import compare_stacked, stack_variants
 from ..figures import order_languages
 
@@ -84,7 +84,7 @@ def _l7_holds(kept: pd.DataFrame) -> bool | None:
 def _l7_detail(data: pd.DataFrame, kept: pd.DataFrame, guessing: list[str], holds: bool | None) -> str:
     "How L7 was judged, and what it cannot see"
     single = data[data["lang"] != "mean"]
-    changed = single[single["p_holm"] < 0.05]
+    changed = single[single["p_holm"] < LEVEL]
     same = int(((kept["change_low90"] > -BOUND) & (kept["change_high90"] < BOUND)).sum())
     text = (f"Paired over questions; equivalent within {BOUND} points in {same} of {len(kept)} tasks. In single "
             f"languages {len(changed)} of {len(single)} changes are significant (Holm)")

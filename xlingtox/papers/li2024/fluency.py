@@ -14,9 +14,8 @@ import numpy as np
 import pandas as pd
 
 from ... import stats
-from ..claims import verdict, with_interval
+from ..claims import LEVEL, verdict, with_interval
 from ..compare import MEASURES, compare, compare_stacked, stack_variants
-from ..published import published
 
 # %% ../../../nbs/09_papers/05_li2024/01_fluency.ipynb #c005
 LIMIT = 1e4  # from the released code; the paper does not name it
@@ -108,9 +107,9 @@ def beside_perplexity(
 def _l4_detail(data: pd.DataFrame, mixed: dict | None, rises: bool, apart: list[str]) -> str:
     "How L4 was judged, and where it fails"
     rows = data.drop(index="mean")
-    sure = int(((rows["change_low"] > 0) & (rows["p_holm"] < 0.05)).sum())
+    sure = int(((rows["change_low"] > 0) & (rows["p_holm"] < LEVEL)).sum())
     text = ("Median over a prompt's continuations, paired over prompts; it rises in "
-            f"{int((rows['change'] > 0).sum())} of {len(rows)} languages, in {sure} with p < 0.05 (Holm).")
+            f"{int((rows['change'] > 0).sum())} of {len(rows)} languages, in {sure} with p < {LEVEL} (Holm).")
     if mixed is not None and np.isfinite(mixed["low"]):
         ends = [100 * np.expm1(mixed[c]) for c in ("estimate", "low", "high")]
         text += f" Mixed model over languages and seeds: {with_interval(*ends, 1)}%."
@@ -237,16 +236,16 @@ def judge_l6(
     data: pd.DataFrame,  # of `change_by_rate`
     trends: pd.DataFrame,  # of `trends_of_rates`
     name: str,  # the exhibit
+    rates: str = "five rates",  # those of the paper, as its sweep is told
 ) -> dict:
     "L6: a larger learning rate buys less toxicity for more perplexity"
     average = data[(data["lang"] == "mean") & (data["metric"] == "emt")].set_index("rate")["after"]
-    holds = bool((trends["p_holm"] < 0.05).all()) if len(average) > 2 else None
+    holds = bool((trends["p_holm"] < LEVEL).all()) if len(average) > 2 else None
     said = [
         f"{title} {row.direction} with the rate in {row.languages_in_order} of {row.languages} languages (mean "
         f"Spearman {row.spearman_mean:.2f}, p = {row.p_holm:.3g})"
         for title, row in zip(("EMT", "perplexity"), trends.itertuples(), strict=True)
     ]
-    rates = published("lr_sweep")["value"].replace(" ", ", ")
     return verdict(
         "L6",
         name,

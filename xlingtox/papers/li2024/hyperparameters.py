@@ -1,4 +1,4 @@
-"""Table 6 of Li et al. (2024): the hyperparameters as published, beside those that each tuned model of a run carries in
+"""Table 6 of Li et al. (2024): settings as published, and as each tuned model of a run carries them.
 
 Docs: https://xlingtox.github.io/xlingtox/09_papers/05_li2024/hyperparameters.html.md"""
 
@@ -38,12 +38,11 @@ def settings_column(
     "The settings that the tuned models of one role carry"
     if not found:
         return dict.fromkeys(TUNING, "not run")
-    kinds = {s.get("tuning", "full") for s in found.values()}
+    kinds = {in_a_cell(s.get("tuning")) for s in found.values()}
     cells = {key: _several(s.get(key) for s in found.values()) for key in TUNING}
     cells |= {"tuning": ", ".join(sorted(kinds)), "seeds": str(len(found))}
     for key in _ADAPTER:
-        named = {s.get("lora", {}).get(key) for s in found.values()}
-        cells[key] = "-" if kinds == {"full"} else _several(TUNING[key][1] if v is None else v for v in named)
+        cells[key] = "-" if kinds == {"full"} else _several(s.get("lora", {}).get(key) for s in found.values())
     return cells | {"steps run": _several(s.get("steps") for s in found.values())}
 
 # %% ../../../nbs/09_papers/05_li2024/04_hyperparameters.ipynb #c012

@@ -16,9 +16,8 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-from ..claims import verdict, with_interval
+from ..claims import LEVEL, verdict, with_interval
 from ..compare import compare_stacked, stack_variants
-from .mechanism import LEVEL
 from ...stats import holm
 
 # %% ../../../nbs/09_papers/05_li2024/06_offsets.ipynb #m059

@@ -1,4 +1,4 @@
-"""What Li et al. (2024) claim of toxicity, models and kinds of tuning: a comparison, a rule, and toys for which the rule
+"""What Li et al. (2024) claim of toxicity, model families and kinds of tuning, each with its rule and toys.
 
 Docs: https://xlingtox.github.io/xlingtox/09_papers/05_li2024/toxicity.html.md"""
 
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ... import stats
-from ..claims import verdict, with_interval
+from ..claims import LEVEL, verdict, with_interval
 from ..compare import MEASURES, compare, compare_over_languages, compare_stacked, stack_variants
 from ..published import published
 
@@ -71,7 +71,7 @@ def _falls_everywhere(data: pd.DataFrame, metric: str) -> tuple[bool, str]:
     rows = data[(data["lang"] != "mean") & (data["metric"] == metric)].set_index("lang")
     average = data[(data["lang"] == "mean") & (data["metric"] == metric)].iloc[0]
     not_lower = rows.index[~(rows["decrease"] > 0)].tolist()
-    sure = int(((rows["decrease_low"] > 0) & (rows["p_holm"] < 0.05)).sum())
+    sure = int(((rows["decrease_low"] > 0) & (rows["p_holm"] < LEVEL)).sum())
     percent = with_interval(average["percent"], average["percent_low"], average["percent_high"], 0)
     text = (f"{TITLES[metric].split(',')[0]} falls in {len(rows) - len(not_lower)} of {len(rows)} languages, in "
             f"{sure} with an interval that excludes 0 (Holm); on average "
@@ -86,6 +86,16 @@ _L1_NOT = (" A language that does not fall may lie too far from English to be re
            "chance decides.")
 
 
+def _l1_published(facts: dict[str, dict]) -> str:
+    "What the paper says of L1, with its numbers where they are of this model"
+    everywhere = "lower in all 17 languages"
+    if not facts:
+        return everywhere
+    emt, toxprob = facts["emt"], facts["toxprob"]
+    return (f"EMT {emt['before']} to {emt['after']} (by {100 * (1 - emt['after'] / emt['before']):.0f}%), "
+            f"ToxProb {toxprob['before']}% to {toxprob['after']}%; {everywhere}")
+
+
 def judge_l1(
     data: pd.DataFrame,  # of `toxicity_change`
     name: str,  # the exhibit
@@ -98,8 +108,7 @@ def judge_l1(
                    for metric, (ok, text) in judged.items() if metric != "emt" and not ok)
     mean = data[data["lang"] == "mean"].set_index("metric")
     ours = f"Before tuning ToxProb averages {_shown(mean.loc['toxprob'], 'before', 'toxprob')}%. "
-    said = ("EMT 0.502 to 0.157 (by 69%), ToxProb 46.8% to 3.9%; " if facts else "") + "lower in all 17 languages"
-    return verdict("L1", name, holds, judged["emt"][1].rstrip(".") + also, said,
+    return verdict("L1", name, holds, judged["emt"][1].rstrip(".") + also, _l1_published(facts),
                    (mean.loc["emt", "percent_low"], mean.loc["emt", "percent_high"]), data["lang"].nunique() - 1,
                    " ".join(text for _, text in judged.values()) + f" {ours}" + _L1_DETAIL + ("" if holds else _L1_NOT))
 
@@ -337,11 +346,11 @@ def beside_kinds(
 def _l3_detail(gap: pd.DataFrame, steps: dict[str, list[str]], holds: bool) -> str:
     "How L3 was judged, and what a reader should know of it"
     rows = gap[(gap["lang"] != "mean") & (gap["metric"] == "emt")]
-    sure = int(((rows["gap_low"] > 0) & (rows["p_holm"] < 0.05)).sum())
+    sure = int(((rows["gap_low"] > 0) & (rows["p_holm"] < LEVEL)).sum())
     text = (
         f"Paired over prompts and seeds; QLoRA leaves more EMT in {int((rows['gap'] > 0).sum())} of {len(rows)} "
-        "languages, "
-        f"in {sure} with p < 0.05 (Holm). Steps run: " + ", ".join(f"{k} {' '.join(n)}" for k, n in steps.items()) + "."
+        f"languages, in {sure} with p < {LEVEL} (Holm). Steps run: "
+        + ", ".join(f"{k} {' '.join(n)}" for k, n in steps.items()) + "."
     )
     if not holds:
         text += (
@@ -364,7 +373,7 @@ def judge_l3(
         data[data["lang"] == "mean"].set_index(["metric", "tuning"]),
         gap[gap["lang"] == "mean"].set_index("metric"),
     )
-    holds, row = bool(((mean_gap["gap_low"] > 0) & (mean_gap["p_holm"] < 0.05)).all()), mean_gap.loc["emt"]
+    holds, row = bool(((mean_gap["gap_low"] > 0) & (mean_gap["p_holm"] < LEVEL)).all()), mean_gap.loc["emt"]
     return verdict(
         "L3",
         name,

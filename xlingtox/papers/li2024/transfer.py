@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ... import stats
-from ..claims import verdict
+from ..claims import LEVEL, verdict
 from ..compare import compare
 from ..published import published
 
@@ -133,7 +133,7 @@ def judge_l13(
     pearson = r[(r["decrease"] == "percent") & (r["method"] == "pearson")].set_index("alignment")
     acc, cos = pearson.loc["accuracy"], pearson.loc["cosine"]
     within = r[(r["alignment"] == "accuracy") & (r["decrease"] != "percent")]["r"].dropna()
-    holds = bool(acc["r"] > 0 and acc["p_permutation"] < 0.05) if len(shown) > 4 else None
+    holds = bool(acc["r"] > 0 and acc["p_permutation"] < LEVEL) if len(shown) > 4 else None
     came_out = _too_few(shown) or f"{correlation_in_words(acc)} over {acc['n']} languages"
     return verdict(
         "L13",
@@ -179,8 +179,8 @@ def judge_l14(
         f"The four least aligned languages are {' '.join(aligned)}; the two fours have "
         f"{len(set(aligned) & set(least))} in common. p is the share of all sets of four languages with as low a "
         "mean accuracy.")
-    if p and p >= 0.05:
+    if p and p >= LEVEL:
         detail += (" Other traits than alignment, such as how often a language is toxic at all, may decide where "
                    "the least falls.")
     said = "least reduced: hi ko ar cs, said to be the least aligned" if role == "mgpt" else None
-    return verdict("L14", name, None if p is None else p < 0.05, came_out, said, n=len(shown), detail=detail)
+    return verdict("L14", name, None if p is None else p < LEVEL, came_out, said, n=len(shown), detail=detail)
