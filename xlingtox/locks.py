@@ -17,9 +17,7 @@ def _lock(
     try:
         import fcntl
     except ModuleNotFoundError:
-        from xlingtox.core import InputError
-
-        raise InputError("file locks need Linux or macOS; on Windows use WSL") from None
+        raise ModuleNotFoundError("file locks need Linux or macOS; on Windows use WSL") from None
     try:
         fcntl.flock(f, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except OSError:
