@@ -135,7 +135,7 @@ def test_controls_that_do_as_much_refute_claim_11_also_when_their_draws_cancel(f
         return df.assign(toxicity=df["toxicity"] * factor)
     edit(fresh, "interventions", change)
     v = judged(fresh, "fig2")["L11"]
-    assert v["holds"] is False and "a third as much or more" in v["detail"]
+    assert v["holds"] is False and "0.33 of that or more" in v["detail"]
 
 
 def test_one_language_that_does_not_fall_refutes_claim_11(fresh):

@@ -73,6 +73,15 @@ def test_every_method_prefers_the_chosen(base, tmp_path, method):
     assert margin(tmp_path / method) > margin(base) + 1
 
 
+def test_what_an_objective_cannot_do_is_said(base, tmp_path):
+    model, tokenizer = models.load(base, device="cpu")
+    with pytest.raises(InputError, match="there is no objective 'ktoo'; there are dpo, kto"):
+        preference.tune(model, tokenizer, babel.preference(60), tmp_path / "x", objective="ktoo", **SETTINGS)
+    with pytest.raises(InputError, match="KTO compares the examples of a batch: batch_size must be a multiple of 2, is 1"):
+        preference.tune(model, tokenizer, babel.preference(60), tmp_path / "x", objective="kto", **SETTINGS | {"batch_size": 1})
+    assert not list(tmp_path.iterdir()), "nothing is left"
+
+
 def test_seed_decides(uninterrupted, base, tmp_path):
     tune(base, tmp_path / "same")
     tune(base, tmp_path / "other", seed=1)

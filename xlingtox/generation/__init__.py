@@ -1,8 +1,4 @@
 """Many continuations of every prompt."""
-import lazy_loader
+from ..faces import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    "engine": ["Generation", "generate_batch", "model_digest", "generate"],
-    "sampling": ["prompt_key", "sample_uniforms", "sample_nucleus"],
-    "vllm": ["open_engine", "prompt_seed", "vllm_batch"],
-})
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

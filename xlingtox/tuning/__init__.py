@@ -1,9 +1,4 @@
 """Tuning, by preference and by whatever else has a card."""
-import lazy_loader
+from ..faces import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    "adapter": ["LORA"],
-    "loss": ["preference_loss"],
-    "methods": ["METHODS", "MAIN", "Method"],
-    "preference": ["OBJECTIVES", "Lora", "Dpo", "Kto", "hold_out_pairs", "tune"],
-})
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

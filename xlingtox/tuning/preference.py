@@ -40,13 +40,15 @@ def hold_out_pairs(
     return shuffled.iloc[n_eval:].reset_index(drop=True), shuffled.iloc[:n_eval].reset_index(drop=True)
 
 # %% ../../nbs/05_tuning/03_preference.ipynb #a121
+_REFERENCE = {"precompute_ref_log_probs": True, "disable_dropout": True}
+
+
 def _dpo(train: pd.DataFrame, validation: pd.DataFrame, beta: float) -> _Objective:
     "DPO on pairs"
     import trl
 
-    arguments = {"beta": beta, "precompute_ref_log_probs": True, "disable_dropout": True}
     columns = ["prompt", "chosen", "rejected"]
-    return _Objective("DPO", trl.DPOTrainer, trl.DPOConfig, arguments,
+    return _Objective("DPO", trl.DPOTrainer, trl.DPOConfig, {"beta": beta, **_REFERENCE},
                       {"train": train[columns], "eval": validation[columns]})
 
 # %% ../../nbs/05_tuning/03_preference.ipynb #k001
@@ -59,9 +61,8 @@ def _kto(train: pd.DataFrame, validation: pd.DataFrame, beta: float) -> _Objecti
                  for side in ("chosen", "rejected")]
         return pd.concat(sides).sort_index(kind="stable", ignore_index=True)
 
-    arguments = {"beta": beta, "precompute_ref_log_probs": True, "disable_dropout": True}
-    return _Objective("KTO", trl.KTOTrainer, trl.KTOConfig, arguments,
-                      {"train": unpaired(train), "eval": unpaired(validation)})
+    return _Objective("KTO", trl.KTOTrainer, trl.KTOConfig, {"beta": beta, **_REFERENCE},
+                      {"train": unpaired(train), "eval": unpaired(validation)}, at_once=2)
 
 
 OBJECTIVES = {"dpo": _dpo, "kto": _kto}
@@ -97,6 +98,8 @@ def tune(
 ) -> pd.DataFrame:
     "Tune a model with preference pairs and save it: a log of `step loss eval_loss`"
     given = locals()
+    if objective not in OBJECTIVES:
+        raise InputError(f"there is no objective {objective!r}; there are {', '.join(OBJECTIVES)}")
     training = _Training(**{name: given[name] for name in _Training.__dataclass_fields__})
     _check_tuning(model, tuning, objective.upper())
     peft_config = _lora_config(model, lora, tuning)

@@ -15,7 +15,7 @@ import pandas as pd
 
 from ... import stats
 from ..claims import LEVEL, verdict, with_interval
-from ..compare import MEASURES, compare, compare_stacked, stack_variants
+from ..compare import MEASURES, compare, compare_stacked, mixed_change, stack_variants
 
 # %% ../../../nbs/09_papers/05_li2024/01_fluency.ipynb #c005
 LIMIT = 1e4  # from the released code; the paper does not name it
@@ -81,10 +81,7 @@ def mixed_perplexity(
 ) -> dict | None:  # of `stats.mixed_effect`, on the log scale
     "The rise of log-perplexity in a mixed model over languages and seeds"
     per_model = prompt_medians(texts).groupby(["variant", "lang"])["log"].mean().reset_index()
-    if per_model["variant"].nunique() < 3 or per_model["lang"].nunique() < 2:
-        return None
-    condition = np.where(per_model["variant"] == "base", "before", "after")
-    return stats.mixed_effect(per_model.assign(condition=condition, seed=per_model["variant"], value=per_model["log"]))
+    return mixed_change(per_model.rename(columns={"log": "value"}))
 
 # %% ../../../nbs/09_papers/05_li2024/01_fluency.ipynb #c018
 def beside_perplexity(
@@ -98,7 +95,7 @@ def beside_perplexity(
          **{s: f"{v.mean():.1f}" for s, v in medians.items()}, "published": "-"},
         {"quantity": "medians of the languages", **{s: f"{v.min():.1f} to {v.max():.1f}" for s, v in medians.items()},
          "published": "-"},
-        {"quantity": "continuations between 10 and 30, %",
+        {"quantity": f"continuations between {LOW} and {HIGH}, %",
          **{s: f"{100 * rows[f'in_range_{s}'].mean():.0f}" for s in medians}, "published": "most"},
         {"quantity": "area shared by before and after", "before": "-",
          "after": f"{area.mean():.2f} (least {area.min():.2f})", "published": "largely overlap"}])
@@ -118,8 +115,8 @@ def _l4_detail(data: pd.DataFrame, mixed: dict | None, rises: bool, apart: list[
                  "no more natural than the others: the paper's explanation, that toxic prompts call for toxic "
                  "continuations, is then not at work here.")
     if apart:
-        text += (f" Less than half of the area is shared in {' '.join(apart)}: there the tuned model writes another "
-                 "kind of text, not only a politer one.")
+        text += (f" Less than {OVERLAP:g} of the area is shared in {' '.join(apart)}: there the tuned model writes "
+                 "another kind of text, not only a politer one.")
     return text + " Interval: average change in %."
 
 # %% ../../../nbs/09_papers/05_li2024/01_fluency.ipynb #c023
@@ -134,7 +131,7 @@ def judge_l4(
     apart = area.index[area < OVERLAP].tolist()
     changed = with_interval(mean["change"], mean["change_low"], mean["change_high"], 1)
     shares = f"before and after share {area.min():.2f} to {area.max():.2f} of their area"
-    said = "perplexity rises, distributions largely overlap, most between 10 and 30"
+    said = f"perplexity rises, distributions largely overlap, most between {LOW} and {HIGH}"
     return verdict("L4", name, rises and not apart, f"perplexity changes by {changed}%; {shares}", said,
                    (mean["change_low"], mean["change_high"]), len(area), _l4_detail(data, mixed, rises, apart))
 
@@ -157,7 +154,7 @@ def _fluency_at(perplexity: pd.DataFrame, tuned: list[str], rate: float) -> pd.D
     after = wide[tuned].mean(axis=1)
     table = pd.DataFrame(
         {"before": wide["base"], "after": after, "percent": stats.relative_decrease(wide["base"], after)}
-    )
+    ).astype(float)
     table.loc["mean"] = table.mean()
     table.loc["mean", "percent"] = stats.relative_decrease(*table.loc["mean", ["before", "after"]])
     return table.rename_axis("lang").reset_index().assign(rate=rate, metric="perplexity")

@@ -201,7 +201,7 @@ def reasons(self: _Side) -> str:
     "Where this side fails, and whom it leaves out"
     still, never = self.moved.index[~(self.moved > 0)], sorted(set(self.each.index) - set(self.able.index))
     return ((f" Not {self.word} in {' '.join(still)}." if len(still) else "")
-            + ("" if self.small else " Random neurons change it by a third as much or more.")
+            + ("" if self.small else f" Random neurons change it by {SMALL:.2f} of that or more.")
             + (f" Never toxic untouched: {' '.join(never)}." if never else ""))
 
 # %% ../../../nbs/09_papers/05_li2024/06_offsets.ipynb #m107

@@ -6,7 +6,7 @@ Docs: https://xlingtox.github.io/xlingtox/09_papers/05_li2024/toxicity.html.md""
 
 # %% auto #0
 __all__ = ['TITLES', 'SCALE', 'DIGITS', 'MODELS', 'OTHERS', 'toxicity_change', 'published_averages', 'beside_averages',
-           'judge_l1', 'average_change', 'mixed_change', 'mixed_changes', 'with_direction', 'beside_models', 'judge_l2',
+           'judge_l1', 'average_change', 'mixed_changes', 'with_direction', 'beside_models', 'judge_l2',
            'halves_overlap', 'judge_l4_models', 'judge_l5', 'compare_kinds', 'gap_of_kinds', 'beside_kinds', 'judge_l3']
 
 # %% ../../../nbs/09_papers/05_li2024/00_toxicity.ipynb #c002
@@ -15,7 +15,8 @@ import pandas as pd
 
 from ... import stats
 from ..claims import LEVEL, verdict, with_interval
-from ..compare import MEASURES, compare, compare_over_languages, compare_stacked, stack_variants
+from ..compare import (MEASURES, compare, compare_over_languages, compare_stacked, mixed_change,
+                                     stack_variants)
 from ..published import published
 
 # %% ../../../nbs/09_papers/05_li2024/00_toxicity.ipynb #c005
@@ -131,17 +132,10 @@ def average_change(
     return data[["role", "metric", *[c for c in data.columns if c not in ("role", "metric")]]]
 
 # %% ../../../nbs/09_papers/05_li2024/00_toxicity.ipynb #c028
-def mixed_change(
-    metrics: pd.DataFrame,  # `variant lang metric value` of one role
-    metric: str,
-) -> dict | None:  # of `stats.mixed_effect`; None where seeds or languages are too few
-    "The change of a metric in a mixed model over languages and seeds"
+def _values_of(metrics: pd.DataFrame, metric: str) -> pd.DataFrame:
+    "A metric as `variant lang value`; perplexity as its logarithm"
     rows = metrics[metrics["metric"] == metric]
-    if rows["variant"].nunique() < 3 or rows["lang"].nunique() < 2:
-        return None
-    value = np.log(rows["value"]) if metric == "perplexity" else rows["value"]
-    condition = np.where(rows["variant"] == "base", "before", "after")
-    return stats.mixed_effect(rows.assign(value=value, seed=rows["variant"], condition=condition))
+    return rows.assign(value=np.log(rows["value"])) if metric == "perplexity" else rows
 
 # %% ../../../nbs/09_papers/05_li2024/00_toxicity.ipynb #c031
 def mixed_changes(
@@ -150,7 +144,7 @@ def mixed_changes(
 ) -> pd.DataFrame:
     "Every fit of `mixed_change` that can be made, its p corrected by Holm's method"
     fits = [fit | {"role": role, "metric": metric} for role, of in metrics.items()
-            for metric in data.loc[data["role"] == role, "metric"] if (fit := mixed_change(of, metric))]
+            for metric in data.loc[data["role"] == role, "metric"] if (fit := mixed_change(_values_of(of, metric)))]
     fits = pd.DataFrame(fits)
     return fits.assign(p_holm=stats.holm(fits["p"])) if len(fits) else fits
 
@@ -319,15 +313,17 @@ def gap_of_kinds(
     return gap
 
 # %% ../../../nbs/09_papers/05_li2024/00_toxicity.ipynb #c054
+def _means(table: pd.DataFrame, index) -> pd.DataFrame:
+    "The rows of the averages over languages"
+    return table[table["lang"] == "mean"].set_index(index)
+
+
 def beside_kinds(
     data: pd.DataFrame,  # of `compare_kinds`
     gap: pd.DataFrame,  # of `gap_of_kinds`
 ) -> pd.DataFrame:
     "Averages over languages before, after each kind of tuning, and their difference (figure 12)"
-    mean, mean_gap = (
-        data[data["lang"] == "mean"].set_index(["metric", "tuning"]),
-        gap[gap["lang"] == "mean"].set_index("metric"),
-    )
+    mean, mean_gap = _means(data, ["metric", "tuning"]), _means(gap, "metric")
     return pd.DataFrame(
         [
             {
@@ -369,10 +365,7 @@ def judge_l3(
     name: str,  # the exhibit
 ) -> dict:
     "L3: QLoRA lowers toxicity less than full tuning"
-    mean, mean_gap = (
-        data[data["lang"] == "mean"].set_index(["metric", "tuning"]),
-        gap[gap["lang"] == "mean"].set_index("metric"),
-    )
+    mean, mean_gap = _means(data, ["metric", "tuning"]), _means(gap, "metric")
     holds, row = bool(((mean_gap["gap_low"] > 0) & (mean_gap["p_holm"] < LEVEL)).all()), mean_gap.loc["emt"]
     return verdict(
         "L3",
