@@ -159,29 +159,31 @@ def with_direction(data: pd.DataFrame, fits: pd.DataFrame) -> pd.DataFrame:
     return data.assign(falls=falls.to_numpy(), rises=rises.to_numpy())
 
 # %% ../../../nbs/09_papers/05_li2024/00_toxicity.ipynb #c034
-def _row_of(data: pd.DataFrame, role: str, when: str) -> dict:
+def _row_of(data: pd.DataFrame, role: str, when: str, ran: str) -> dict:
     "A model before or after, on average"
     if role not in set(data["role"]):
         return {"model": MODELS[role][0], "state": "not run"} | dict.fromkeys(TITLES.values(), "-")
     found = data[data["role"] == role].set_index("metric")
     cells = {title: _shown(found.loc[m], when, m) if m in found.index else "-" for m, title in TITLES.items()}
-    return {"model": MODELS[role][0], "state": when} | cells
+    return {"model": ran, "state": when} | cells
 
 
 def _published_row(when: str) -> dict:
     "What the paper's text states of its table 2"
     known = {"EMT": f"{published('emt_mgpt')[when]:.3f}", "ToxProb, %": f"{published('toxprob_mgpt')[when]:.1f}"}
-    return {"model": "mGPT", "state": f"{when}, published"} | dict.fromkeys(TITLES.values(), "-") | known
+    return {"model": "mGPT, 1.3 B", "state": f"{when}, published"} | dict.fromkeys(TITLES.values(), "-") | known
 
 
 def beside_models(
     data: pd.DataFrame,  # rows of `average_change`
+    ran: dict[str, str] = {},  # noqa: B006  # role -> what the run took for it, such as "miniature of mGPT"
 ) -> pd.DataFrame:
     "Table 2 of the run, with what is published between its rows"
     rows = []
     for role in MODELS:
         for when in ("before", "after") if role in set(data["role"]) else ("before",):
-            rows += [_row_of(data, role, when)] + ([_published_row(when)] if role == "mgpt" else [])
+            rows.append(_row_of(data, role, when, ran.get(role, MODELS[role][0])))
+            rows += [_published_row(when)] if role == "mgpt" else []
     return pd.DataFrame(rows)
 
 # %% ../../../nbs/09_papers/05_li2024/00_toxicity.ipynb #c037
