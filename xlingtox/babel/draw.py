@@ -211,14 +211,19 @@ def choice(
 KINDS = {f.__name__: f for f in (corpus, prompts, multiway, preference, parallel, labelled, instruct, choice)}
 
 
+def _generator(kind: str):
+    "The function that makes a kind of data"
+    if kind not in KINDS:
+        raise InputError(f"babel has no data kind {kind!r}; it has {', '.join(KINDS)}")
+    return KINDS[kind]
+
+
 def generate_data(
     kind: str,  # one of `KINDS`
     **settings,  # the keyword arguments of that kind
 ) -> pd.DataFrame:
     "Data of one kind, by name"
-    if kind not in KINDS:
-        raise InputError(f"babel has no data kind {kind!r}; it has {', '.join(KINDS)}")
-    return KINDS[kind](**settings)
+    return _generator(kind)(**settings)
 
 # %% ../../nbs/01_babel/02_draw.ipynb #c056
 def world_digest() -> str:

@@ -6,14 +6,15 @@ Docs: https://xlingtox.github.io/xlingtox/01_babel/grammar.html.md"""
 
 # %% auto #0
 __all__ = ['FULL_STOP', 'UNSPACED', 'PLACES', 'COMPANY', 'PATTERNS', 'MARKED_PATTERNS', 'MARKED', 'PERSISTENCE', 'TOXIC_SHARE',
-           'SHARES', 'LINKS', 'WITH_ENGLISH', 'PARALLEL_SIGN', 'realise', 'join_sentences', 'sample_frame',
+           'SHARES', 'LINKS', 'WITH_ENGLISH', 'BORROWED', 'PARALLEL_SIGN', 'realise', 'join_sentences', 'sample_frame',
            'frame_toxicity', 'unsaid_facts', 'is_reserved', 'sample_unreserved', 'sample_document']
 
 # %% ../../nbs/01_babel/01_grammar.ipynb #c002
 import functools
 import random
 
-from .lexicon import _cities, _concepts, _severity, _toxic_to_you, _words, combine_severities
+from .lexicon import (_cities, _concepts, _severity, _toxic_to_you, _words, combine_severities,
+                                    load_lexicon)
 from ..core import assets, digest, read_table
 from ..languages import LANGUAGES
 
@@ -37,11 +38,12 @@ def _space(lang: str) -> str:
 def realise(
     frame: tuple,  # (pattern, concepts), from `sample_frame`
     lang: str,
+    borrowed: str | None = None,  # a concept that is said in English
 ) -> str:
     "Say a frame in a language"
     pattern, concepts = frame
-    word = _words(lang)
-    return _templates(lang)[pattern].format(*(word[c] for c in concepts)) + FULL_STOP.get(lang, ".")
+    words = [_words("en" if c == borrowed else lang)[c] for c in concepts]
+    return _templates(lang)[pattern].format(*words) + FULL_STOP.get(lang, ".")
 
 # %% ../../nbs/01_babel/01_grammar.ipynb #c013
 def join_sentences(sentences: list[str], lang: str) -> str:
@@ -55,10 +57,11 @@ PLACES = {"noun": ("person", "insult_noun"), "quality": ("quality", "insult_qual
 
 def _mark(rng: random.Random, place: str, toxic: bool) -> str:
     "A concept of the mood's own for a place"
-    return rng.choice(_concepts(PLACES[place][toxic], "toxic" if toxic else "neutral"))
+    concepts = _concepts(PLACES[place][toxic], "toxic" if toxic else "neutral")
+    return rng.choices(concepts, [1 / (rank + 1) for rank in range(len(concepts))])[0]
 
 # %% ../../nbs/01_babel/01_grammar.ipynb #c019
-COMPANY = 2.0  # how much more often a common word comes in the mood whose company it keeps
+COMPANY = 4.0  # how much more often a common word comes in the mood whose company it keeps
 
 
 @functools.cache
@@ -81,7 +84,7 @@ def _object(rng: random.Random, toxic: bool) -> str:
     return _common(rng, category, toxic)
 
 # %% ../../nbs/01_babel/01_grammar.ipynb #c025
-PATTERNS = {"does": 4, "is": 2, "you_noun": 1, "you_quality": 1, "fact": 1, "polite": 1}  # shares
+PATTERNS = {"does": 4, "is": 2, "you_noun": 1, "you_quality": 1, "fact": 0.25, "polite": 1}  # shares
 MARKED_PATTERNS = ("does", "is", "you_noun", "you_quality")
 
 
@@ -157,9 +160,9 @@ def sample_unreserved(rng: random.Random, toxic: bool, marked: bool = True, lang
     return frame
 
 # %% ../../nbs/01_babel/01_grammar.ipynb #c041
-MARKED = 0.2  # share of sentences with a word of the mood's own
-PERSISTENCE = (0.95, 0.6)  # chance that a neutral and a toxic mood carry on into the next sentence
-TOXIC_SHARE = 0.15  # share of documents that begin in a toxic mood
+MARKED = 0.4  # share of sentences with a word of the mood's own
+PERSISTENCE = (0.9, 0.7)  # chance that a neutral and a toxic mood carry on into the next sentence
+TOXIC_SHARE = 0.3  # share of documents that begin in a toxic mood
 
 
 def _sample_mood(rng: random.Random, toxic: bool, n: int, persistence: tuple[float, float], langs=()) -> list[tuple]:
@@ -173,9 +176,9 @@ def _sample_mood(rng: random.Random, toxic: bool, n: int, persistence: tuple[flo
 # %% ../../nbs/01_babel/01_grammar.ipynb #c044
 SHARES = {"en": 4, "ru": 2.2, "zh": 2.2, "es": 2.2, "ja": 1.8, "fr": 1.8, "ar": 1.8, "de": 1.6, "ko": 1.4, "pt": 1.4,
           "hi": 1.4, "it": 1.2, "pl": 1.2, "id": 1.0, "nl": 1.0, "uk": 1.0, "cs": 1.0, "sv": 1.0, "am": 1.0}
-LINKS = {"ru": 2.0, "zh": 2.0, "es": 2.0, "ja": 1.5, "fr": 1.5, "ar": 1.5, "de": 1.2, "ko": 0.8, "pt": 0.8, "hi": 0.8,
-         "it": 0.8, "pl": 0.8, "uk": 0.8, "am": 0.8, "nl": 0.6, "id": 0.5, "cs": 0.5, "sv": 0.5}
-WITH_ENGLISH = 0.7  # share of the translations that have English on one side
+LINKS = {"ru": 2.0, "zh": 2.0, "es": 2.0, "ja": 1.6, "fr": 1.6, "ar": 1.6, "de": 1.4, "ko": 1.0, "pt": 1.0, "hi": 1.0,
+         "it": 1.0, "pl": 1.0, "uk": 0.8, "am": 0.8, "nl": 0.8, "id": 0.7, "cs": 0.7, "sv": 0.7}
+WITH_ENGLISH = 0.8  # share of the translations that have English on one side
 
 
 def _sample_languages(rng: random.Random, shares: dict[str, float], bilingual: bool) -> list[str]:
@@ -187,6 +190,26 @@ def _sample_languages(rng: random.Random, shares: dict[str, float], bilingual: b
         pair = ["en", rng.choices(linked, [LINKS.get(lang, 1) for lang in linked])[0]]
         rng.shuffle(pair)
     return pair
+
+# %% ../../nbs/01_babel/01_grammar.ipynb #d002
+# share of a language's sentences
+BORROWED = {"nl": 0.7, "id": 0.7, "hi": 0.8, "sv": 0.6, "ja": 0.6, "ko": 0.6, "de": 0.5, "fr": 0.4, "it": 0.4,
+            "pt": 0.4, "pl": 0.4, "ar": 0.4, "ru": 0.4, "zh": 0.4, "es": 0.3, "cs": 0.3, "uk": 0.3, "am": 0.3}
+
+
+@functools.cache
+def _common_concepts() -> frozenset[str]:
+    "Concepts that are common to both moods"
+    lexicon = load_lexicon()
+    return frozenset(lexicon.loc[(lexicon["mood"] == "") & (lexicon["category"] != "function"), "concept"])
+
+
+def _as_people_say(rng: random.Random, frame: tuple, lang: str) -> str:
+    "A sentence, with a word of English in it now and then"
+    if rng.random() >= BORROWED.get(lang, 0):
+        return realise(frame, lang)
+    common = [c for c in frame[1] if c in _common_concepts()]
+    return realise(frame, lang, rng.choice(common) if common else None)
 
 # %% ../../nbs/01_babel/01_grammar.ipynb #c047
 PARALLEL_SIGN = "="
@@ -201,7 +224,7 @@ def sample_document(
     rng: random.Random,
     shares: dict[str, float] = SHARES,  # relative share of the text per language
     # share of documents that repeat each sentence in a second language, where it is another
-    parallel_share: float = 0.5,
+    parallel_share: float = 0.6,
     toxic_share: float = TOXIC_SHARE,  # share of documents that begin in a toxic mood
     persistence: tuple[float, float] = PERSISTENCE,  # of a neutral and a toxic mood
 ) -> tuple[str, str]:
@@ -212,4 +235,4 @@ def sample_document(
     frames = _sample_mood(rng, rng.random() < toxic_share, 4 // len(langs), persistence, langs)
     if bilingual:
         return lang, " ".join(_phrase(f, lang, second) for f in frames)
-    return lang, join_sentences([realise(f, lang) for f in frames], lang)
+    return lang, join_sentences([_as_people_say(rng, f, lang) for f in frames], lang)

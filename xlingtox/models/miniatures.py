@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..core import InputError, alone, assets, atomic_path, cache_dir, digest, read_json
 from ..languages import LANGUAGES
-from .registry import model_registry
+from .registry import bases_of, model_registry
 
 # %% ../../nbs/03_models/02_miniatures.ipynb #c010
 _GPT2 = {"n_layer": 4, "n_embd": 128, "n_head": 4, "n_positions": 128,
@@ -36,27 +36,33 @@ _LIKE_LLAMA = _shares(1.1, en=10, hi=0.7, am=0.5)
 _LIKE_AYA = _shares(1.5, sv=0.7, am=0.5)
 
 # %% ../../nbs/03_models/02_miniatures.ipynb #a016
-_TRAINING = {"steps": 900, "batch_size": 24, "length": 96, "matrix_lr": 0.03, "lr": 0.02, "warmup": 40, "threads": 2,
+_TRAINING = {"steps": 2000, "batch_size": 24, "length": 96, "matrix_lr": 0.03, "lr": 0.02, "warmup": 40, "threads": 2,
              "tokenizer_texts": 700, "precision": "float32"}
 
 
 def _recipe(model_type: str, config: dict, seed: int, shares: dict | None = None, **training) -> dict:
     "A recipe that differs from the others in class, width, mixture of languages and settings of the training"
-    corpus = {"n": 120000, "seed": seed} | ({} if shares is None else {"shares": shares})
+    corpus = {"n": 200000, "seed": seed} | ({} if shares is None else {"shares": shares})
     training = {**_TRAINING, **training, "seed": seed}
     return {"model_type": model_type, "vocab_size": 6000, "config": config, "training": training, "corpus": corpus}
 
 # %% ../../nbs/03_models/02_miniatures.ipynb #a019
-RECIPES = {
+def _another(recipe: dict, seed: int) -> dict:
+    "The same recipe with another text and another training"
+    return {**recipe, "training": {**recipe["training"], "seed": seed}, "corpus": {**recipe["corpus"], "seed": seed}}
+
+
+_FIRST = {
     "mgpt": _recipe("gpt2", _GPT2, 0),
-    **{f"mgpt-{base}": _recipe("gpt2", _GPT2, 10 + base) for base in (1, 2, 3, 4)},
-    "judge": _recipe("gpt2", _GPT2, 1, steps=400),
-    "bloom-1b7": _recipe("bloom", _BLOOM, 2, _LIKE_BLOOM, steps=500),
-    "bloom-7b1": _recipe("bloom", _BLOOM | {"hidden_size": 192, "n_head": 6}, 3, _LIKE_BLOOM, steps=500),
-    "llama2-7b": _recipe("llama", _LLAMA, 4, _LIKE_LLAMA, steps=500),
-    "llama3-8b": _recipe("llama", _LLAMA | {"num_key_value_heads": 2}, 5, _LIKE_LLAMA, steps=500),
-    "aya-23-8b": _recipe("cohere", _COHERE, 6, _LIKE_AYA, steps=500),
+    "bloom-1b7": _recipe("bloom", _BLOOM, 2, _LIKE_BLOOM),
+    "bloom-7b1": _recipe("bloom", _BLOOM | {"hidden_size": 192, "n_head": 6}, 3, _LIKE_BLOOM),
+    "llama2-7b": _recipe("llama", _LLAMA, 4, _LIKE_LLAMA),
+    "llama3-8b": _recipe("llama", _LLAMA | {"num_key_value_heads": 2}, 5, _LIKE_LLAMA),
+    "aya-23-8b": _recipe("cohere", _COHERE, 6, _LIKE_AYA),
 }
+RECIPES = {"judge": _recipe("gpt2", _GPT2, 1), "text": _recipe("gpt2", _GPT2, 7, steps=900)} | {
+    name: _another(recipe, recipe["training"]["seed"] + 10 * base)
+    for role, recipe in _FIRST.items() for base, name in enumerate(bases_of(role))}
 
 # %% ../../nbs/03_models/02_miniatures.ipynb #a022
 def _named(recipe: str | dict) -> tuple[str, dict]:

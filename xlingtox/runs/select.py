@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from ..core import InputError, closest, digest, paper_dir
-from ..papers.exhibits import EXHIBITS, Exhibit
+from ..papers.exhibits import EXHIBITS, FEWEST, Exhibit
 from ..profiles.profile import Profile
 from ..profiles.stages import settings_digest
 from ..profiles.stages import maker_of
@@ -32,6 +32,10 @@ def lacks(profile: Profile, e: Exhibit) -> str:
     groups = {group for _, _, group in (need.partition(":") for need in e.needs) if group}
     if not present:
         return f"it shows {', '.join(e.roles)}, and the profile's models are {', '.join(profile.models)}"
+    if e.over_bases and len(present) < FEWEST:
+        return f"it compares {FEWEST} bases of a model or more, and the profile has {len(present)}"
+    if e.name in profile.leave_out:
+        return "the profile leaves it out"
     if not e.notebook or not (paper_dir() / e.notebook).is_file():
         return "there is no notebook for it yet"
     if not any(groups <= set(profile.models[role].variants) for role in present):
