@@ -161,8 +161,8 @@ def sample_unreserved(rng: random.Random, toxic: bool, marked: bool = True, lang
 
 # %% ../../nbs/01_babel/01_grammar.ipynb #c041
 MARKED = 0.4  # share of sentences with a word of the mood's own
-PERSISTENCE = (0.9, 0.7)  # chance that a neutral and a toxic mood carry on into the next sentence
-TOXIC_SHARE = 0.3  # share of documents that begin in a toxic mood
+PERSISTENCE = (0.85, 0.65)  # chance that a neutral and a toxic mood carry on into the next sentence
+TOXIC_SHARE = 0.35  # share of documents that begin in a toxic mood
 
 
 def _sample_mood(rng: random.Random, toxic: bool, n: int, persistence: tuple[float, float], langs=()) -> list[tuple]:
@@ -176,8 +176,8 @@ def _sample_mood(rng: random.Random, toxic: bool, n: int, persistence: tuple[flo
 # %% ../../nbs/01_babel/01_grammar.ipynb #c044
 SHARES = {"en": 4, "ru": 2.2, "zh": 2.2, "es": 2.2, "ja": 1.8, "fr": 1.8, "ar": 1.8, "de": 1.6, "ko": 1.4, "pt": 1.4,
           "hi": 1.4, "it": 1.2, "pl": 1.2, "id": 1.0, "nl": 1.0, "uk": 1.0, "cs": 1.0, "sv": 1.0, "am": 1.0}
-LINKS = {"ru": 2.0, "zh": 2.0, "es": 2.0, "ja": 1.6, "fr": 1.6, "ar": 1.6, "de": 1.4, "ko": 1.0, "pt": 1.0, "hi": 1.0,
-         "it": 1.0, "pl": 1.0, "uk": 0.8, "am": 0.8, "nl": 0.8, "id": 0.7, "cs": 0.7, "sv": 0.7}
+LINKS = {"ru": 2.0, "zh": 2.0, "es": 2.0, "ja": 1.6, "fr": 1.6, "ar": 1.6, "de": 1.4, "ko": 1.2, "pt": 1.0, "hi": 1.4,
+         "it": 1.0, "pl": 1.0, "uk": 1.0, "am": 1.0, "nl": 0.8, "id": 0.7, "cs": 0.7, "sv": 0.7}
 WITH_ENGLISH = 0.8  # share of the translations that have English on one side
 
 

@@ -17,6 +17,7 @@ import pandas as pd
 from ..core import (InputError, assets, atomic_path, process_seconds, read_json, write_json, write_manifest,
                            write_table)
 from ..models.registry import bases_of, model_registry, published_role
+from .archive import archived, said_over_bases
 from .claims import verdict
 from .figures import freeze_layout
 from ..runfolder import artifact_files, run_folder
@@ -118,6 +119,15 @@ def _check_borne(this: Exhibit, verdicts: list[dict]):
         if v["claim"] not in this.claims:
             raise InputError(f"{this.name} does not bear claim {v['claim']}, but {' '.join(this.claims) or 'none'}")
 
+# %% ../../nbs/09_papers/02_exhibits.ipynb #o002
+def _over_bases(run: str | Path, this: Exhibit) -> list[str]:
+    "What is archived over bases, for the claims of an exhibit of one miniature"
+    ran = {m["role"]: m["ran"] for m in models_run(run, this.roles)}
+    if len(ran) != 1 or not next(iter(ran.values())).startswith("miniature"):
+        return []
+    said = said_over_bases(this.claims, next(iter(ran)), archived("bases", "over_bases"))
+    return [said] if said else []
+
 # %% ../../nbs/09_papers/02_exhibits.ipynb #c021
 def save_exhibit(
     run: str | Path,
@@ -136,6 +146,7 @@ def save_exhibit(
     this, folder = exhibit(name), run_folder(run)
     _check_borne(this, verdicts)
     target = folder / "exhibits" / name
+    over_bases = _over_bases(run, this)
     with atomic_path(target) as temporary:
         temporary.mkdir()
         for stem, table in (data | tables).items():
@@ -143,7 +154,7 @@ def save_exhibit(
         _write_figures(figures, temporary)
         write_json({"paper": this.paper, "name": name.split("/")[1], "title": this.title, "caption": caption,
                     "alt": alt or this.title, "models": models_run(run, this.roles), "scorer": scorer,
-                    "variant": variant, "footer": footer,
+                    "variant": variant, "footer": [*footer, *over_bases],
                     "verdicts": verdicts, "figures": list(figures), "tables": list(tables), "data": list(data)},
                    temporary / "exhibit.json")
     manifest = target.with_name(f"{target.name}.manifest.json")
