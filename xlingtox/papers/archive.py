@@ -23,17 +23,18 @@ TABLES = ("over_bases", "by_base", "transfer")  # of the exhibits `ours/bases_..
 
 
 def _recipes(run: Path) -> dict[str, str]:
-    "Role -> digest of the recipe of its miniature and of the world"
-    specs = {role: model["model"].partition(":")[2] for role, model in read_json(run / "profile.json")["models"].items()}
-    return {role: recipe_digest(recipe) for role, recipe in specs.items() if recipe in RECIPES}
+    "Recipe -> its digest, which is of the world too, for the miniatures of a run"
+    models = read_json(run / "profile.json")["models"]
+    recipes = {role: model["model"].partition(":")[2] for role, model in models.items()}
+    return {recipe: recipe_digest(recipe) for role, recipe in recipes.items() if recipe in RECIPES}
 
 
 def _manifest(run: Path) -> dict:
     "Where the tables came from"
     manifests = [read_json(path) for path in sorted(run.glob("exhibits/ours/bases_*.manifest.json"))]
     last = max(manifests, key=lambda m: m["finished"])
-    return {"profile": run.name, "recipes": _recipes(run), **{key: last[key] for key in ("finished", "versions",
-                                                                                        "hardware")}}
+    return {"profile": run.name, "recipes": _recipes(run)} | {
+        key: last[key] for key in ("finished", "versions", "hardware")}
 
 
 def keep(
@@ -65,8 +66,8 @@ def archived(
     if not (at / f"{table}.csv").exists():
         return None
     recipes = read_json(at / "manifest.json")["recipes"]
-    specs = {role: digest for role, digest in recipes.items() if role in RECIPES}
-    return read_table(at / f"{table}.csv") if all(recipe_digest(r) == d for r, d in specs.items()) else None
+    same = all(recipe in RECIPES and recipe_digest(recipe) == digest for recipe, digest in recipes.items())
+    return read_table(at / f"{table}.csv") if same else None
 
 # %% ../../nbs/09_papers/01_archive.ipynb #c011
 def said_over_bases(
@@ -91,5 +92,5 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-if __name__ == "__main__" and "ipykernel" not in sys.modules:
+if __name__ == "__main__" and "__file__" in globals():
     sys.exit(main())

@@ -137,5 +137,5 @@ def main(arguments: list[str] | None = None) -> int:
     return int(bool(lines))
 
 
-if __name__ == "__main__" and "ipykernel" not in sys.modules:
+if __name__ == "__main__" and "__file__" in globals():
     sys.exit(main())
