@@ -25,12 +25,18 @@ from ..languages import LI2024
 def corpus(
     n: int,  # number of documents
     seed: int = 0,
-    **mixture,  # `shares`, `parallel_share`, `toxic_share`, `persistence` of `sample_document`
+    apart: bool = False,  # each language in letters of its own, as in `xlingtox.babel.worlds`
+    **mixture,  # `shares`, `links`, `borrowed`, `parallel_share`, `toxic_share`, `persistence` of `sample_document`
 ) -> pd.DataFrame:
     "Documents to train a language model on: `id lang text`"
     rng = random.Random(f"{seed}/corpus")
-    docs = [sample_document(rng, **mixture) for _ in range(n)]
-    return pd.DataFrame([(f"d{i}", lang, text) for i, (lang, text) in enumerate(docs)], columns=["id", "lang", "text"])
+    docs = [(f"d{i}", *sample_document(rng, **mixture)) for i in range(n)]
+    documents = pd.DataFrame(docs, columns=["id", "lang", "text"])
+    if apart:
+        from xlingtox.babel.worlds import in_own_letters
+
+        return in_own_letters(documents)
+    return documents
 
 # %% ../../nbs/01_babel/02_draw.ipynb #c009
 def _distinct_frames(rng: random.Random, moods: list[bool]) -> list[tuple]:

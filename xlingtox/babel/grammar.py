@@ -181,13 +181,15 @@ LINKS = {"ru": 2.0, "zh": 2.0, "es": 2.0, "ja": 1.6, "fr": 1.6, "ar": 1.6, "de":
 WITH_ENGLISH = 0.8  # share of the translations that have English on one side
 
 
-def _sample_languages(rng: random.Random, shares: dict[str, float], bilingual: bool) -> list[str]:
+def _sample_languages(
+    rng: random.Random, shares: dict[str, float], bilingual: bool, links: dict[str, float] = LINKS
+) -> list[str]:
     "The language of a document and that of its translation"
     langs, weights = zip(*shares.items(), strict=True)
     pair = rng.choices(langs, weights, k=2)
     if bilingual and "en" in shares and rng.random() < WITH_ENGLISH:
-        linked = [lang for lang in langs if lang in LINKS] or ["en"]
-        pair = ["en", rng.choices(linked, [LINKS.get(lang, 1) for lang in linked])[0]]
+        linked = [lang for lang in langs if lang in links] or ["en"]
+        pair = ["en", rng.choices(linked, [links.get(lang, 1) for lang in linked])[0]]
         rng.shuffle(pair)
     return pair
 
@@ -204,9 +206,9 @@ def _common_concepts() -> frozenset[str]:
     return frozenset(lexicon.loc[(lexicon["mood"] == "") & (lexicon["category"] != "function"), "concept"])
 
 
-def _as_people_say(rng: random.Random, frame: tuple, lang: str) -> str:
+def _as_people_say(rng: random.Random, frame: tuple, lang: str, borrowed: dict[str, float] = BORROWED) -> str:
     "A sentence, with a word of English in it now and then"
-    if rng.random() >= BORROWED.get(lang, 0):
+    if rng.random() >= borrowed.get(lang, 0):
         return realise(frame, lang)
     common = [c for c in frame[1] if c in _common_concepts()]
     return realise(frame, lang, rng.choice(common) if common else None)
@@ -227,12 +229,14 @@ def sample_document(
     parallel_share: float = 0.6,
     toxic_share: float = TOXIC_SHARE,  # share of documents that begin in a toxic mood
     persistence: tuple[float, float] = PERSISTENCE,  # of a neutral and a toxic mood
+    links: dict[str, float] = LINKS,  # relative share of the translations to and from English
+    borrowed: dict[str, float] = BORROWED,  # share of a language's sentences with a word of English
 ) -> tuple[str, str]:
     "A random document as (language, text)"
-    lang, second = _sample_languages(rng, shares, bilingual := rng.random() < parallel_share)
+    lang, second = _sample_languages(rng, shares, bilingual := rng.random() < parallel_share, links)
     bilingual = bilingual and second != lang
     langs = (lang, second) if bilingual else (lang,)
     frames = _sample_mood(rng, rng.random() < toxic_share, 4 // len(langs), persistence, langs)
     if bilingual:
         return lang, " ".join(_phrase(f, lang, second) for f in frames)
-    return lang, join_sentences([_as_people_say(rng, f, lang) for f in frames], lang)
+    return lang, join_sentences([_as_people_say(rng, f, lang, borrowed) for f in frames], lang)

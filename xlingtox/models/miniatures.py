@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..babel.worlds import WORLDS
 from ..core import InputError, alone, assets, atomic_path, cache_dir, digest, read_json
 from ..languages import LANGUAGES
 from .registry import bases_of, model_registry
@@ -60,9 +61,20 @@ _FIRST = {
     "llama3-8b": _recipe("llama", _LLAMA | {"num_key_value_heads": 2}, 5, _LIKE_LLAMA),
     "aya-23-8b": _recipe("cohere", _COHERE, 6, _LIKE_AYA),
 }
+
+
+def _in_worlds() -> dict[str, dict]:
+    "mGPT's miniature in the worlds in which transfer must vanish, three of it, and in those in which it must move"
+    names = {f"apart-{i}": "apart" for i in (1, 2, 3)} | {world: world for world in WORLDS if world != "apart"}
+    recipes = {name: _another(_FIRST["mgpt"], 100 + i) for i, name in enumerate(names)}
+    return {f"mgpt-{name}": {**recipe, "corpus": recipe["corpus"] | WORLDS[names[name]]}
+            for name, recipe in recipes.items()}
+
+
 RECIPES = {"judge": _recipe("gpt2", _GPT2, 1), "text": _recipe("gpt2", _GPT2, 7, steps=900)} | {
     name: _another(recipe, recipe["training"]["seed"] + 10 * base)
     for role, recipe in _FIRST.items() for base, name in enumerate(bases_of(role))}
+RECIPES |= _in_worlds()
 
 # %% ../../nbs/03_models/02_miniatures.ipynb #a022
 def _named(recipe: str | dict) -> tuple[str, dict]:

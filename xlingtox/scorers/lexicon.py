@@ -216,6 +216,10 @@ def _read_lexicon(where: str) -> pd.DataFrame:
         from xlingtox.babel.lexicon import load_lexicon
 
         return load_lexicon()
+    if where == "babel-apart":
+        from xlingtox.babel.worlds import apart_lexicon
+
+        return apart_lexicon()
     if not Path(where).is_file():
         raise InputError(f"scorer lexicon: {where}: no such file; give lexicon:babel or lexicon:PATH.csv")
     lexicon = pd.read_csv(where, keep_default_na=False)  # "null" and "nan" are words
@@ -227,7 +231,7 @@ def _read_lexicon(where: str) -> pd.DataFrame:
 def check_spec_of(cls: LexiconScorer, where: str, languages: list[str]):
     "Raise `InputError` for a file that is not there or lacks one of the languages"
     known = LANGUAGES.index
-    if where != "babel":
+    if where not in ("babel", "babel-apart"):
         with open(_existing(where)[0], encoding="utf-8") as f:
             known = f.readline().strip().split(",")
     check_languages(languages, known, f"languages: scorer {cls.kind}:{where}")
