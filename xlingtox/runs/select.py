@@ -34,6 +34,8 @@ def lacks(profile: Profile, e: Exhibit) -> str:
         return f"it shows {', '.join(e.roles)}, and the profile's models are {', '.join(profile.models)}"
     if e.over_bases and len(present) < FEWEST:
         return f"it compares {FEWEST} bases of a model or more, and the profile has {len(present)}"
+    if not e.needs and not all(profile.models[role].model.startswith("mini:") for role in present):
+        return "it shows archived results of miniatures"
     if e.name in profile.leave_out:
         return "the profile leaves it out"
     if not e.notebook or not (paper_dir() / e.notebook).is_file():
