@@ -208,6 +208,14 @@ def test_without_a_lexicon_claim_9_cannot_be_told(fresh):
     assert all(re.fullmatch(r"\S·*( \(\w\w\))?", token) for token in tokens.split(", ")), "all are masked"
 
 
+def test_random_neurons_that_are_as_often_active_refute_claim_10(fresh):
+    "A fifth and more of the potential sources are active; so are as many of the random neurons, but more weakly"
+    awake = lambda df: (df["set"] == "random") & (df["rank"] % 2 == 0)  # noqa: E731
+    edit(fresh, "sites", lambda df, _: df.assign(activation=df["activation"].mask(awake(df), 0.01)))
+    v = judged(fresh, "table4")["L10"]
+    assert v["holds"] is False and v["interval"][0] >= 0.2 and "Random neurons are active about as often" in v["detail"]
+
+
 def test_the_prompt_of_table_5_is_the_least_toxic_before(effect):
     data = pd.read_csv(effect / "exhibits/li2024/table5/continuations.csv")
     texts = load_artifact(effect, "interventions", "mgpt").query("sites == 'none' and lang in ['es', 'zh', 'ru']")

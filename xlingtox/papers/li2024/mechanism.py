@@ -221,12 +221,18 @@ def judge_l10(
     name: str,  # the exhibit that bears it
     published: str,  # what the paper says
 ) -> dict:  # of `verdict`
-    "L10: a good part of the potential sources of toxicity are active before toxic text"
+    """L10: a good part of the potential sources of toxicity are active before toxic text
+
+    Holds: a fifth or more of them are active, and more often than random neurons are.
+    Fails: few are active, or random neurons are as often.
+    """
     from statsmodels.stats.proportion import proportion_confint
 
     _, potential, random = sets_of_sites(sites).values()
     active = _n_active(potential)
     low, high = proportion_confint(active, len(potential), method="wilson")
     said = f"{active} of {len(potential)} active; random neurons {_n_active(random)} of {len(random)}"
-    detail = _detail_of_activity(active, low, *_p_of_chance(potential, random), lang)
-    return verdict("L10", name, bool(low >= ACTIVE), said, published, (low, high), len(potential), detail)
+    often, strongly = _p_of_chance(potential, random)
+    detail = _detail_of_activity(active, low, often, strongly, lang)
+    holds = bool(low >= ACTIVE and often < LEVEL)
+    return verdict("L10", name, holds, said, published, (low, high), len(potential), detail)
