@@ -208,6 +208,44 @@ def test_without_a_lexicon_claim_9_cannot_be_told(fresh):
     assert all(re.fullmatch(r"\S·*( \(\w\w\))?", token) for token in tokens.split(", ")), "all are masked"
 
 
+@pytest.mark.parametrize("strays", [0, 2])
+def test_sources_of_one_language_refute_claim_9(fresh, strays):
+    "Each source's toxic tokens are Russian, but for as many strays as a random vector may have"
+    sources = load_artifact(fresh, "sites", "mgpt").query("actual")[["layer", "neuron"]]
+
+    def change(df, _):
+        own = df.merge(sources.assign(own=True), "left", on=["layer", "neuron"])["own"].notna().to_numpy() & (df["severity"] > 0).to_numpy()
+        nth = df.assign(own=own).groupby(["layer", "neuron"])["own"].cumsum()
+        return df.assign(lang=df["lang"].mask(own & (nth > strays).to_numpy(), "ru"))
+    edit(fresh, "unembedding", change)
+    v = judged(fresh, "table4")["L9"]
+    assert v["holds"] is False and "neurons of its own" in v["detail"]
+
+
+def test_few_toxic_tokens_of_two_languages_do_not_refute_claim_9(fresh):
+    "Each source has two toxic tokens, one Russian and one Chinese; random vectors have none"
+    sources = load_artifact(fresh, "sites", "mgpt").query("actual")[["layer", "neuron"]].assign(own=True)
+
+    def change(df, _):
+        own = df.merge(sources, "left", on=["layer", "neuron"])["own"].notna().to_numpy()
+        place = df["place"].to_numpy()
+        return df.assign(severity=np.where(own & (place < 3), 0.5, 0.0), lang=np.where(place == 1, "ru", np.where(place == 2, "zh", df["lang"])))
+    edit(fresh, "unembedding", change)
+    edit(fresh, "sites", lambda df, _: df.assign(n_toxic=np.where(df["actual"], 2, 0)))
+    assert judged(fresh, "table4")["L9"]["holds"] is True
+
+
+def test_sources_like_any_vector_refute_claim_9(fresh):
+    "Their few toxic tokens are a mixture of languages, as those of random vectors are"
+    def change(df, _):
+        place = df["place"].to_numpy()
+        return df.assign(severity=np.where(place < 3, 0.5, 0.0), lang=np.where(place == 1, "ru", np.where(place == 2, "zh", df["lang"])))
+    edit(fresh, "unembedding", change)
+    edit(fresh, "sites", lambda df, _: df.assign(n_toxic=2))
+    v = judged(fresh, "table4")["L9"]
+    assert v["holds"] is False and "no more toxic tokens than any vector" in v["detail"]
+
+
 def test_random_neurons_that_are_as_often_active_refute_claim_10(fresh):
     "A fifth and more of the potential sources are active; so are as many of the random neurons, but more weakly"
     awake = lambda df: (df["set"] == "random") & (df["rank"] % 2 == 0)  # noqa: E731
