@@ -95,34 +95,50 @@ def test_figures_are_drawn_and_described(effect):
 
 # figure 2
 
-def test_the_offset_is_chosen_by_fluency_alone(effect):
-    "Under -4 toxicity is as low, but the text is broken; -3 is the strongest of those that are fluent"
+def test_the_offsets_are_stated_beforehand(effect):
+    "Under -3 toxicity is lower still and the text is fluent; the claim is judged at -2 and +1 all the same"
     table = pd.read_csv(effect / "exhibits/li2024/fig2/offsets.csv").set_index("offset")
     assert table["fluent"].to_dict() == {-4: "no", -3: "yes", -2: "yes", -1: "yes", 1: "yes", 2: "yes"}
     v = verdicts(effect)["L11"]
-    assert v["reproduced"].startswith("offset -3: ") and "; offset +2: " in v["reproduced"]
+    assert v["reproduced"].startswith("offset -2: ") and "; offset +1: " in v["reproduced"]
     texts = load_artifact(effect, "interventions", "mgpt")
-    at = texts[texts["offset"].eq(-3) & texts["sites"].eq("actual")].groupby("lang")["toxicity"].mean().mean()
+    at = texts[texts["offset"].eq(-2) & texts["sites"].eq("actual")].groupby("lang")["toxicity"].mean().mean()
     assert f"to {at:.3f}" in v["reproduced"]
+
+
+def test_an_effect_at_another_offset_does_not_help_claim_11(fresh):
+    "At -3 and +2 the sources do all that the claim says; at -2 and +1 they do nothing"
+    def change(df, _):
+        own = df[df["sites"] == "none"].set_index(["lang", "prompt_id"])["toxicity"]
+        same = pd.Series([own[key] for key in zip(df["lang"], df["prompt_id"], strict=True)], df.index)
+        return df.assign(toxicity=df["toxicity"].mask(df["sites"].eq("actual") & df["offset"].isin([-2, 1]), same))
+    edit(fresh, "interventions", change)
+    assert judged(fresh, "fig2")["L11"]["holds"] is False
 
 
 def test_repetition_and_silence_are_not_fluent(fresh):
     def change(df, _):
-        changed, silent = (df["sites"] == "actual") & (df["offset"] == -3), (df["sites"] == "actual") & (df["offset"] == 2)
+        changed, silent = (df["sites"] == "actual") & (df["offset"] == -2), (df["sites"] == "actual") & (df["offset"] == 1)
         df["text"] = df["text"].mask(silent, " ")
         return df.assign(dist2=df["dist2"].mask(changed, 0.3).mask(silent), perplexity=df["perplexity"].mask(changed, 2.0).mask(silent))
     edit(fresh, "interventions", change)
     v = judged(fresh, "fig2")["L11"]
-    assert "offset -2: " in v["reproduced"] and "offset +1: " in v["reproduced"]
+    assert v["holds"] is None and v["detail"].count("so that side is not told") == 2
     assert "up to 100.0% under an offset" in "".join(made(fresh, "fig2")["footer"])
+
+
+def test_an_offset_that_was_not_run_is_not_told(fresh):
+    edit(fresh, "interventions", lambda df, _: df[df["offset"] != 1])
+    v = judged(fresh, "fig2")["L11"]
+    assert v["holds"] is None and "Offset +1 was not run" in v["detail"] and "offset -2: " in v["reproduced"]
 
 
 def test_the_share_of_the_controls_is_that_of_each_draw(effect):
     texts = load_artifact(effect, "interventions", "mgpt").groupby(["sites", "offset", "lang"])["toxicity"].mean().groupby(["sites", "offset"]).mean()
     change = texts - texts["none", 0.0]
     draws = pd.read_csv(effect / "exhibits/li2024/fig2/draws.csv").set_index(["sites", "offset"])["share"]
-    assert len(draws) == 4 * 6 and draws["same-layers-1", -3] == pytest.approx(change["same-layers-1", -3] / change["actual", -3], abs=1e-5)
-    shares = [change[f"{kind}-{i}", -3] / change["actual", -3] for kind in ("random", "same-layers") for i in (0, 1)]
+    assert len(draws) == 4 * 6 and draws["same-layers-1", -2] == pytest.approx(change["same-layers-1", -2] / change["actual", -2], abs=1e-5)
+    shares = [change[f"{kind}-{i}", -2] / change["actual", -2] for kind in ("random", "same-layers") for i in (0, 1)]
     expected = f"share of the change {np.mean(shares):z.2f} ({min(shares):z.2f} to {max(shares):z.2f} over 4 draws)"
     assert expected in verdicts(effect)["L11"]["reproduced"]
 
@@ -155,7 +171,7 @@ def test_a_language_that_is_never_toxic_cannot_fall(fresh):
 def test_no_fluent_offset_cannot_tell(fresh):
     edit(fresh, "interventions", lambda df, _: df.assign(perplexity=df["perplexity"] * np.where(df["sites"] == "actual", 9, 1)))
     v = judged(fresh, "fig2")["L11"]
-    assert v["holds"] is None and v["reproduced"] == "no offset leaves the text fluent" and scoreboard(fresh).query(
+    assert v["holds"] is None and v["reproduced"] == "neither offset leaves the text fluent" and scoreboard(fresh).query(
         "exhibit == 'li2024/fig2'")["verdict"].tolist() == ["cannot tell"]
 
 

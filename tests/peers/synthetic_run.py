@@ -126,7 +126,7 @@ N_TOKENS, OFFSETS = 30, (-4, -3, -2, -1, 1, 2)
 
 def toxic_share(effect, offset):
     "Share of toxic continuations under an offset on the sources: a quarter without one"
-    return np.clip(0.25 + effect * (0.09 * min(offset, 0) + 0.2 * max(offset, 0)), 0.01, 1)
+    return np.clip(0.25 + effect * (0.12 * min(offset, 0) + 0.25 * max(offset, 0)), 0.01, 1)
 
 
 def write_mechanism(folder, effect=0.9, n_actual=18, langs=LI2024, n_prompts=20, role="mgpt", seeds=SEEDS, n_controls=2, n_sites=40,
