@@ -6,8 +6,8 @@ Docs: https://xlingtox.github.io/xlingtox/09_papers/05_li2024/fluency.html.md"""
 
 # %% auto #0
 __all__ = ['LIMIT', 'LOW', 'HIGH', 'OVERLAP', 'texts_with_perplexity', 'shared_area', 'perplexity_spread', 'prompt_medians',
-           'perplexity_change', 'mixed_perplexity', 'beside_perplexity', 'judge_l4', 'sweep_points', 'change_by_rate',
-           'order_p', 'trends_of_rates', 'beside_rates', 'judge_l6']
+           'perplexity_change', 'mixed_perplexity', 'beside_perplexity', 'rises', 'parted', 'judge_l4', 'sweep_points',
+           'change_by_rate', 'order_p', 'trends_of_rates', 'beside_rates', 'judge_l6']
 
 # %% ../../../nbs/09_papers/05_li2024/01_fluency.ipynb #c002
 from itertools import permutations
@@ -102,6 +102,23 @@ def beside_perplexity(
         {"quantity": "area shared by before and after", "before": "-",
          "after": f"{area.mean():.2f} (least {area.min():.2f})", "published": "largely overlap"}])
 
+# %% ../../../nbs/09_papers/05_li2024/01_fluency.ipynb #t001
+def rises(
+    data: pd.DataFrame,  # of `perplexity_change`
+    mixed: dict | None,  # of `mixed_perplexity`
+) -> bool:
+    "Whether perplexity rises, with the bootstrap's interval and, where there is one, the mixed model's"
+    unsure = mixed is not None and np.isfinite(mixed["low"]) and mixed["low"] <= 0
+    return bool(data.loc["mean", "change_low"] > 0 and not unsure)
+
+
+def parted(
+    data: pd.DataFrame,  # of `perplexity_change`
+) -> list[str]:
+    "The languages whose distributions before and after share less than half of their area"
+    area = data["shared_area"].drop("mean")
+    return area.index[area < OVERLAP].tolist()
+
 # %% ../../../nbs/09_papers/05_li2024/01_fluency.ipynb #c021
 def _l4_detail(data: pd.DataFrame, mixed: dict | None, rises: bool, apart: list[str]) -> str:
     "How L4 was judged, and where it fails"
@@ -119,23 +136,37 @@ def _l4_detail(data: pd.DataFrame, mixed: dict | None, rises: bool, apart: list[
     if apart:
         text += (f" Less than {OVERLAP:g} of the area is shared in {' '.join(apart)}: there the tuned model writes "
                  "another kind of text, not only a politer one.")
-    return text + " Interval: average change in %."
+    return text
 
 # %% ../../../nbs/09_papers/05_li2024/01_fluency.ipynb #c023
+def _l4_said(data: pd.DataFrame) -> str:
+    "The change of perplexity, and how much of their area the distributions share"
+    mean, area = data.loc["mean"], data["shared_area"].drop("mean")
+    changed = with_interval(mean["change"], mean["change_low"], mean["change_high"], 1)
+    shared = f"{area.min():.2f} to {area.max():.2f}"
+    return f"perplexity changes by {changed}%; before and after share {shared} of their area"
+
+
 def judge_l4(
-    data: pd.DataFrame,  # of `perplexity_change`
-    mixed: dict | None,  # of `mixed_perplexity`
+    found: dict[str, tuple[pd.DataFrame, dict | None]],  # model -> `perplexity_change`, `mixed_perplexity`
     name: str,  # the exhibit
 ) -> dict:
-    "L4: perplexity rises after DPO, while its distributions before and after overlap"
-    mean, area = data.loc["mean"], data["shared_area"].drop("mean")
-    rises = bool(mean["change_low"] > 0 and (mixed is None or not np.isfinite(mixed["low"]) or mixed["low"] > 0))
-    apart = area.index[area < OVERLAP].tolist()
-    changed = with_interval(mean["change"], mean["change_low"], mean["change_high"], 1)
-    shares = f"before and after share {area.min():.2f} to {area.max():.2f} of their area"
+    """L4: perplexity rises after DPO, while its distributions before and after overlap
+
+    Holds: in each model the prompts' medians rise on average, and each language shares half of its area or more.
+    Fails: a model's rise may be 0, or in one language less than half of the area is shared.
+    """
+    holds = all(rises(*of) and not parted(of[0]) for of in found.values())
+    least = min((data.loc["mean"] for data, _ in found.values()), key=lambda mean: mean["change_low"])
+    named = {f"{model}: " if len(found) > 1 else "": of for model, of in found.items()}
+    detail = [f"{model}{_l4_detail(*of, rises(*of), parted(of[0]))}" for model, of in named.items()]
+    where = ", of the model where it rises least" if len(found) > 1 else ""
+    detail.append(f"Interval: average change in %{where}.")
     said = f"perplexity rises, distributions largely overlap, most between {LOW} and {HIGH}"
-    return verdict("L4", name, rises and not apart, f"perplexity changes by {changed}%; {shares}", said,
-                   (mean["change_low"], mean["change_high"]), len(area), _l4_detail(data, mixed, rises, apart))
+    came_out = "; ".join(f"{model}{_l4_said(of[0])}" for model, of in named.items())
+    return verdict("L4", name, holds, came_out, said,
+                   (least["change_low"], least["change_high"]), max(len(of[0]) - 1 for of in found.values()),
+                   " ".join(detail))
 
 # %% ../../../nbs/09_papers/05_li2024/01_fluency.ipynb #c026
 def sweep_points(

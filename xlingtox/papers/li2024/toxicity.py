@@ -6,8 +6,8 @@ Docs: https://xlingtox.github.io/xlingtox/09_papers/05_li2024/toxicity.html.md""
 
 # %% auto #0
 __all__ = ['TITLES', 'SCALE', 'DIGITS', 'MODELS', 'OTHERS', 'toxicity_change', 'published_averages', 'beside_averages',
-           'judge_l1', 'average_change', 'mixed_changes', 'with_direction', 'beside_models', 'judge_l2',
-           'halves_overlap', 'judge_l4_models', 'judge_l5', 'compare_kinds', 'gap_of_kinds', 'beside_kinds', 'judge_l3']
+           'judge_l1', 'average_change', 'mixed_changes', 'with_direction', 'beside_models', 'judge_l2', 'judge_l5',
+           'compare_kinds', 'gap_of_kinds', 'beside_kinds', 'judge_l3']
 
 # %% ../../../nbs/09_papers/05_li2024/00_toxicity.ipynb #c002
 import numpy as np
@@ -206,58 +206,6 @@ def judge_l2(
                    "have been trained too little.")
     return verdict("L2", name, bool(lower.all()) if len(lower) > 1 else None, "; ".join(said),
                    "lower in mGPT, BLOOM, Llama and Aya-23", n=len(lower), detail=detail)
-
-# %% ../../../nbs/09_papers/05_li2024/00_toxicity.ipynb #c040
-def halves_overlap(
-    perplexity: pd.DataFrame,  # `model lang perplexity`, a row per continuation, of one role
-) -> tuple[int, int]:  # languages that overlap, and all
-    "In how many languages the middle halves of the perplexities before and after overlap"
-    scores = perplexity.dropna(subset="perplexity")
-    state = scores["model"].str.endswith("/base").map({True: "before", False: "after"})
-    q = scores.groupby([state, "lang"])["perplexity"].quantile([0.25, 0.75]).unstack().unstack(0)
-    apart = (q[(0.25, "after")] > q[(0.75, "before")]) | (q[(0.75, "after")] < q[(0.25, "before")])
-    return len(q) - int(apart.sum()), len(q)
-
-# %% ../../../nbs/09_papers/05_li2024/00_toxicity.ipynb #c042
-def _change_of(row) -> str:
-    "`10 to 13 (30.0 [28.1, 31.5]%)`"
-    percent = with_interval(-row["percent"], -row["percent_high"], -row["percent_low"], 1)
-    return f"{row['before']:.3g} to {row['after']:.3g} ({percent}%)"
-
-
-def judge_l4_models(
-    data: pd.DataFrame,  # of `with_direction`
-    overlap: dict[str, tuple[int, int]],  # role -> `halves_overlap`
-    n_langs: int,
-    name: str,  # the exhibit
-) -> dict:
-    "L4 over models: perplexity rises after DPO, while its distributions before and after overlap"
-    rows = data[data["metric"] == "perplexity"].set_index("role").loc[[*overlap]]
-    least = rows.loc[rows["decrease_high"].idxmax()]
-    said = [
-        f"{MODELS[role][0]}: {_change_of(row)}, middle halves overlap in {overlap[role][0]} of {overlap[role][1]} "
-        "languages"
-        for role, row in rows.iterrows()
-    ]
-    detail = (
-        f"Average over languages of the median perplexity; it rises, {_HOW} Interval: its change in %, of the model "
-        "where it rises least."
-    )
-    if not rows["rises"].all():
-        detail += (
-            " Where it does not rise, tuning was gentle, or the judge finds polite continuations as natural as "
-            "toxic ones."
-        )
-    return verdict(
-        "L4",
-        name,
-        bool(rows["rises"].all()) and all(some == of for some, of in overlap.values()),
-        "; ".join(said),
-        "average perplexity rises; distributions largely overlap",
-        (-least["percent_high"], -least["percent_low"]),
-        n_langs,
-        detail,
-    )
 
 # %% ../../../nbs/09_papers/05_li2024/00_toxicity.ipynb #c045
 def judge_l5(
