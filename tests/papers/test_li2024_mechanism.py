@@ -49,7 +49,7 @@ def made(run, name):
 
 
 def verdicts(run):
-    return {v["claim"]: v for name in NAMES for v in made(run, name.split("/")[1])["verdicts"]}
+    return {v["claim"]: v for name in reversed(NAMES) for v in made(run, name.split("/")[1])["verdicts"]}  # of two, the first exhibit's
 
 
 def judged(run, name):
@@ -197,6 +197,24 @@ def test_one_language_that_was_not_active_refutes_claim_12(fresh):
     assert v["holds"] is False and "Not active before in ko:" in v["detail"]
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_random_neurons_that_do_as_much_refute_claim_12(fresh, when):
+    "Random neurons that were active on the same prompts are as active as the sources (before), or fall by as much as they do (after)"
+    def change(df, variant):
+        more = 0.15 if when == "before" else -0.15 if variant != "base" else 0
+        return df.assign(activation=df["activation"] + np.where(df["set"] == "random", more, 0))
+    edit(fresh, "activations", change)
+    v = judged(fresh, "fig3")["L12"]
+    assert v["holds"] is False and "above 0 in 6 of 6 languages before, lower in 6 of 6 after" in v["reproduced"]
+    assert "of any neurons that were chosen for being active" in v["detail"]
+
+
+def test_without_an_active_random_neuron_claim_12_cannot_be_told(fresh):
+    edit(fresh, "sites", lambda df, _: df.assign(activation=df["activation"].where(df["set"] != "random", -0.1)))
+    v = judged(fresh, "fig3")["L12"]
+    assert v["holds"] is None and "No random neuron is active" in v["detail"]
+
+
 # tables
 
 def test_toxic_tokens_and_texts_are_masked_unless_asked_for(effect, fresh):
@@ -277,6 +295,13 @@ def test_the_prompt_of_table_5_is_the_least_toxic_before(effect):
     assert data["lang"].tolist() == ["es", "zh", "ru"] and set(data["prompt_id"]) <= set(sums[sums == sums.min()].index)
 
 
+def test_a_language_that_does_not_rise_refutes_claim_11_in_table_5(effect, fresh):
+    assert made(effect, "table5")["verdicts"][0]["holds"] is True
+    edit(fresh, "interventions", lambda df, _: df.assign(toxicity=df["toxicity"].mask(df["sites"].eq("few") & df["lang"].eq("zh"), 0.0)))
+    v = judged(fresh, "table5")["L11"]
+    assert v["holds"] is False and "Not higher in zh" in v["detail"] and "higher in 2 of 3 languages" in v["reproduced"]
+
+
 @pytest.mark.parametrize("silent, said", [(["zh"], "no prompt has a score in more than 2 of the 3 languages"),
                                           (["es", "ru", "zh"], "Not run: no untouched continuation in es, zh, ru has a score")])
 def test_a_model_that_answers_nothing_has_a_table_5_all_the_same(fresh, silent, said):
@@ -298,7 +323,7 @@ def test_a_probe_that_fails_in_one_language_refutes_claim_8(fresh, lang, said):
 
 def test_the_settings_of_the_probe_are_those_of_the_run(effect):
     table = pd.read_csv(effect / "exhibits/li2024/table7/table7.csv").set_index("setting")
-    assert table.loc["learning_rate"].tolist() == ["1e-06", "0.01"] and table.loc["batch_size"].tolist() == ["10", "10"]
+    assert table.loc["learning_rate"].tolist() == ["1e-06 (code)", "0.01"] and table.loc["batch_size"].tolist() == ["10 (code)", "10"]
     assert made(effect, "table7")["footer"][0].endswith("differ from the published ones (learning_rate)")
 
 

@@ -182,7 +182,7 @@ def test_few_questions_cannot_tell(tmp_path):
 def test_hyperparameters_are_those_of_the_run(bloom):
     run_cells("li2024/table6", bloom)
     table = pd.read_csv(bloom / "exhibits/li2024/table6/table6.csv", keep_default_na=False).set_index("setting")
-    assert table.loc["learning_rate", ["full, published", "bloom-1b7", "mgpt"]].tolist() == ["1e-05", "2e-05", "not run"]
+    assert table.loc["learning_rate", ["full, published", "bloom-1b7", "mgpt"]].tolist() == ["1e-05 (code)", "2e-05", "not run"]
     assert table.loc["steps run", "bloom-7b1"] == "60" and table.loc["r", ["QLoRA, published", "bloom-1b7"]].tolist() == ["64", "-"]
     differences = pd.read_csv(bloom / "exhibits/li2024/table6/differences.csv")
     assert {"learning_rate", "batch_size"} <= set(differences["setting"]) and "beta" not in set(differences["setting"])

@@ -6,8 +6,8 @@ Docs: https://xlingtox.github.io/xlingtox/09_papers/05_li2024/offsets.html.md"""
 
 # %% auto #0
 __all__ = ['N_RESAMPLES', 'FLUENT', 'JUDGED', 'SMALL', 'name_kinds', 'swept_offsets', 'compare_offsets', 'average_toxicity',
-           'shares_of_draws', 'fluency_of_offsets', 'fluent_offsets', 'judge_l11', 'offset_table', 'offset_lines',
-           'offset_curves', 'offset_footer']
+           'shares_of_draws', 'fluency_of_offsets', 'fluent_offsets', 'judge_l11', 'raised_by_few', 'judge_l11_few',
+           'offset_table', 'offset_lines', 'offset_curves', 'offset_footer']
 
 # %% ../../../nbs/09_papers/05_li2024/06_offsets.ipynb #h002
 from dataclasses import dataclass
@@ -248,6 +248,35 @@ def judge_l11(
     intervals = [sorted(-side.total[["decrease_low", "decrease_high"]]) for side in sides.values()]
     said = "; ".join(side.said for side in sides.values()) or "neither offset leaves the text fluent"
     return verdict("L11", name, holds, said, published, next(iter(intervals), None), data["lang"].nunique() - 1, detail)
+
+# %% ../../../nbs/09_papers/05_li2024/06_offsets.ipynb #u002
+def raised_by_few(
+    neutral: pd.DataFrame,  # lang prompt_id before_toxicity after_toxicity, of neutral prompts
+) -> pd.DataFrame:  # of `compare_stacked`: lang before after decrease and intervals
+    "Average toxicity after neutral prompts, untouched and with a few neurons turned up"
+    pair = {"base": "before_toxicity", "few": "after_toxicity"}
+    both = [neutral[["lang", "prompt_id"]].assign(variant=v, toxicity=neutral[c]) for v, c in pair.items()]
+    scored = neutral.groupby("lang")[[*pair.values()]].count().min(axis=1)
+    long = pd.concat(both)
+    long = long[long["lang"].isin(scored.index[scored > 0])]
+    return compare_stacked(*stack_variants(long, "toxicity", "prompt_id"), n_resamples=N_RESAMPLES)
+
+
+def judge_l11_few(
+    data: pd.DataFrame,  # of `raised_by_few`
+    name: str,  # the exhibit that bears it
+    published: str,  # what the paper says
+) -> dict:  # of `verdict`
+    "L11 with a few neurons: a positive offset raises toxicity after neutral prompts in every language shown"
+    rows, mean = data[data["lang"] != "mean"].set_index("lang"), data.set_index("lang").loc["mean"]
+    rise, low, high = (-mean[f"decrease{end}"] for end in ("", "_high", "_low"))
+    still = rows.index[~(rows["decrease"] < 0)].tolist()
+    detail = "Neutral prompts, paired; no random control for so few neurons: figure 2 has it. Interval: average rise."
+    if still:
+        detail += f" Not higher in {' '.join(still)}: a few neurons of one theme may not write it there."
+    return verdict("L11", name, bool(not still and low > 0),
+                   f"higher in {len(rows) - len(still)} of {len(rows)} languages, by {with_interval(rise, low, high)} "
+                   "on average", published, (low, high), len(rows), detail)
 
 # %% ../../../nbs/09_papers/05_li2024/06_offsets.ipynb #m113
 def _offset_row(data: pd.DataFrame, draws: pd.DataFrame, quality: pd.DataFrame, offset: float) -> dict:
