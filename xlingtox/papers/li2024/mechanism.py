@@ -80,7 +80,11 @@ def judge_l8(
     name: str,  # the exhibit that bears it
     published: str,  # what the paper says
 ) -> dict:  # of `verdict`
-    "L8: a probe trained on English separates toxic from neutral text, in other languages too"
+    """L8: a probe trained on English separates toxic from neutral text, in other languages too
+
+    Holds: AUC of 0.8 or more on held-out English text, and above one half in every other language (Holm).
+    Fails: it is lower in English, or not above one half in one other language.
+    """
     trained, others = _trained_and_others(separation)
     above = (others["p_holm"] < LEVEL) & (others["auc"] > 0.5)
     separates = bool(trained["auc"] >= SEPARATES and trained["low"] > 0.5)

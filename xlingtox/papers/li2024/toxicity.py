@@ -102,7 +102,11 @@ def judge_l1(
     name: str,  # the exhibit
     facts: dict[str, dict] = {},  # noqa: B006  # of `published_averages`
 ) -> dict:
-    "L1: English-only DPO lowers EMT, ToxProb and AvgTox in every language"
+    """L1: English-only DPO lowers EMT, ToxProb and AvgTox in every language
+
+    Holds: all three are lower in every language, and the interval of each average decrease lies above 0.
+    Fails: one metric does not fall in one language, or its average decrease may be 0.
+    """
     judged = {metric: _falls_everywhere(data, metric) for metric in MEASURES}
     holds = all(ok for ok, _ in judged.values())
     also = "".join(f"; {text.split()[0]} {text.split('; ')[-1]}".rstrip(".")
@@ -194,7 +198,11 @@ def judge_l2(
     data: pd.DataFrame,  # of `with_direction`: `role metric falls`
     name: str,  # the exhibit
 ) -> dict:
-    "L2: English-only DPO lowers toxicity in every model family"
+    """L2: English-only DPO lowers toxicity in every model family
+
+    Holds: all three metrics fall in every model, in the bootstrap and in the mixed model; two families or more.
+    Fails: in one model the fall of one metric may be 0.
+    """
     toxic = data[data["metric"].isin(MEASURES)]
     lower = toxic.groupby(toxic["role"].map(lambda role: MODELS[role][1]), sort=False)["falls"].all()
     said = [f"{f}: {'' if ok else 'not all of '}EMT, ToxProb and AvgTox lower" for f, ok in lower.items()]
@@ -213,7 +221,11 @@ def judge_l5(
     n_langs: int,
     name: str,  # the exhibit
 ) -> dict:
-    "L5: the diversity of the continuations falls after DPO"
+    """L5: the diversity of the continuations falls after DPO
+
+    Holds: Dist-1, Dist-2 and Dist-3 fall in every model, in the bootstrap and in the mixed model.
+    Fails: in one model the fall of one of them may be 0.
+    """
     dist = data[data["metric"].isin(("dist1", "dist2", "dist3"))]
     least = dist.loc[dist["decrease_low"].idxmin()]
     said = [f"{MODELS[role][0]}: " + ", ".join(f"{TITLES[r.metric]} {-r.percent:+z.1f}%" for r in of.itertuples())
@@ -314,7 +326,11 @@ def judge_l3(
     steps: dict[str, list[str]],  # steps that were run: "full" and "QLoRA"
     name: str,  # the exhibit
 ) -> dict:
-    "L3: QLoRA lowers toxicity less than full tuning"
+    """L3: QLoRA lowers toxicity less than full tuning
+
+    Holds: QLoRA leaves more of all three metrics on average, with intervals above 0 and p < 0.05 (Holm).
+    Fails: for one metric the difference may be 0 or goes the other way.
+    """
     mean, mean_gap = _means(data, ["metric", "tuning"]), _means(gap, "metric")
     holds, row = bool(((mean_gap["gap_low"] > 0) & (mean_gap["p_holm"] < LEVEL)).all()), mean_gap.loc["emt"]
     return verdict(
