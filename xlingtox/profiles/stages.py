@@ -325,7 +325,7 @@ INSIDE_STAGES = (
     Stage("sites", "role", _base_and("probe/{role}.safetensors", PROMPTS, "data/labelled.parquet"),
           (*made("sites/{role}.parquet"), *made("unembedding/{role}.parquet"), "sites/{role}.json"),
           _sites_settings, _reads(_tokens("prompts", "tokens_prompt")), _lacks_labelled, 1),
-    Stage("activations", "variant", lambda p, r, v: [_model_of(r, v), f"sites/{r}.parquet", PROMPTS],
+    Stage("activations", "variant", lambda p, r, v: [_model_of(r, v), f"sites/{r}.parquet", f"sites/{r}.json", PROMPTS],
           made("activations/{role}/{variant}.parquet"), _section("activations"), _activations_cost, _lacks_labelled),
     Stage("interventions", "role",
           lambda p, r, v: [_model_of(r, "base"), JUDGE, f"sites/{r}.parquet", PROMPTS, *_trained([p.scorer])],
