@@ -19,7 +19,12 @@ from ..models.miniatures import RECIPES, recipe_digest
 from ..runfolder import run_folder
 
 # %% ../../nbs/09_papers/01_archive.ipynb #c005
-TABLES = ("over_bases", "by_base", "transfer")  # of the exhibits `ours/bases_...`
+TABLES = ("over_bases", "by_base", "transfer")  # of an exhibit over bases
+
+
+def _exhibits(run: Path) -> list[Path]:
+    "The folders of a run's exhibits over bases"
+    return sorted(path.parent for path in run.glob("exhibits/*/*/over_bases.csv"))
 
 
 def _recipes(run: Path) -> dict[str, str]:
@@ -31,7 +36,7 @@ def _recipes(run: Path) -> dict[str, str]:
 
 def _manifest(run: Path) -> dict:
     "Where the tables came from"
-    manifests = [read_json(path) for path in sorted(run.glob("exhibits/ours/bases_*.manifest.json"))]
+    manifests = [read_json(path.with_name(f"{path.name}.manifest.json")) for path in _exhibits(run)]
     last = max(manifests, key=lambda m: m["finished"])
     return {"profile": run.name, "recipes": _recipes(run)} | {
         key: last[key] for key in ("finished", "versions", "hardware")}
@@ -43,7 +48,7 @@ def keep(
 ) -> Path:
     "Put the results over bases of a run into the archive"
     run = run_folder(run)
-    exhibits = sorted(path.parent for path in run.glob("exhibits/ours/bases_*/exhibit.json"))
+    exhibits = _exhibits(run)
     if not exhibits:
         raise InputError(f"{run}: has no exhibit over bases")
     folder = Path(folder or assets() / "archive" / run.name)
