@@ -54,17 +54,28 @@ def _expect(model, tokens, state):
     "Logits of what follows each row's token, [n, vocabulary], and the state after the token is read"
     import torch
 
+    mask = state["attention_mask"]
     if model.config.is_encoder_decoder:
         given = {"decoder_input_ids": tokens[:, None]}
     else:
         given = {"input_ids": tokens[:, None]}
         if _takes_positions(model):
-            given["position_ids"] = state["attention_mask"].sum(-1, keepdim=True) - 1
+            given["position_ids"] = mask.sum(-1, keepdim=True) - 1
     out = model(**state, **given, use_cache=True)
-    return out.logits[:, -1].to(tokens.device, torch.float32), state | {"past_key_values": out.past_key_values}
+    if not model.config.is_encoder_decoder:
+        mask = torch.nn.functional.pad(mask, (0, 1), value=1)
+    state = state | {"attention_mask": mask, "past_key_values": out.past_key_values}
+    return out.logits[:, -1].to(tokens.device, torch.float32), state
 
 # %% ../../nbs/04_generation/01_engine.ipynb #g012
-def _branch(rows, tokens):
+def _filled(rows, least: int):
+    "The rows, repeated in turn where there are fewer than `least`"
+    import torch
+
+    return rows[torch.arange(max(len(rows), least), device=rows.device) % len(rows)]
+
+
+def _branch(rows, tokens, least: int = 4):
     "Of samples, their rows and next tokens: the row that each new row continues, its token, each sample's new row"
     import torch
 
@@ -73,22 +84,22 @@ def _branch(rows, tokens):
     shared, new = pairs.unique(return_inverse=True)
     if len(shared) > 0.9 * len(pairs):
         shared, new = pairs, torch.arange(len(pairs), device=pairs.device)
-    filled = shared[torch.arange(max(len(shared), 4), device=pairs.device) % len(shared)]
-    return filled // base, filled % base, new
+    shared = _filled(shared, least)
+    return shared // base, shared % base, new
 
 # %% ../../nbs/04_generation/01_engine.ipynb #g016
-def _follow(model, state, parents):
-    "The state in which each new row continues its parent"
+def _take(state, rows):
+    "The state of the given rows"
     import torch
 
-    state = dict(state)
-    if not torch.equal(parents, torch.arange(len(state["attention_mask"]), device=parents.device)):
-        state["past_key_values"].reorder_cache(parents)
-        state["attention_mask"] = state["attention_mask"][parents]
-        if "encoder_outputs" in state:
-            state["encoder_outputs"] = (state["encoder_outputs"][0][parents],)
-    if not model.config.is_encoder_decoder:
-        state["attention_mask"] = torch.nn.functional.pad(state["attention_mask"], (0, 1), value=1)
+    mask = state["attention_mask"]
+    if torch.equal(rows, torch.arange(len(mask), device=rows.device)):
+        return state
+    state = state | {"attention_mask": mask[rows]}
+    if "past_key_values" in state:
+        state["past_key_values"].reorder_cache(rows)
+    if "encoder_outputs" in state:
+        state["encoder_outputs"] = (state["encoder_outputs"][0][rows],)
     return state
 
 # %% ../../nbs/04_generation/01_engine.ipynb #g018
@@ -96,19 +107,21 @@ def _continue(model, tokens, state, u, n: int, end: int, pad: int, k: int, **nuc
     "Tokens of k samples of each row, [rows * k, n]: drawn with u, [rows * k, n], or the most probable ones"
     import torch
 
-    rows = torch.arange(len(tokens), device=tokens.device).repeat_interleave(k)
-    written, live = tokens.new_full((len(rows), n), pad), torch.arange(len(rows), device=tokens.device)
+    each = torch.arange(len(tokens), device=tokens.device)
+    rows, live = each.repeat_interleave(k), torch.arange(len(tokens) * k, device=tokens.device)
+    written, least = tokens.new_full((len(rows), n), pad), min(4, len(rows))
+    tokens, state = _filled(tokens, least), _take(state, _filled(each, least))
     for step in range(n):
         logits, state = _expect(model, tokens, state)
         new = logits.argmax(-1)[rows] if u is None else sample_nucleus(logits, u[live, step], rows=rows, **nucleus)
         written[live, step] = new
-        going = ~(written[live] == end).any(-1)
+        going = ~(written[live, : step + 1] == end).any(-1)
         if step == n - 1 or not going.any():
             break
         if going.float().mean() <= 0.9:
             live, rows, new = live[going], rows[going], new[going]
-        parents, tokens, rows = _branch(rows, new)
-        state = _follow(model, state, parents)
+        parents, tokens, rows = _branch(rows, new, least)
+        state = _take(state, parents)
     ends = written == end
     return written.masked_fill(ends.cumsum(-1) > ends.long(), pad)
 
