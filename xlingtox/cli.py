@@ -360,7 +360,7 @@ def miniatures_train(
     for name in names:
         card = train(name, to and to / name, progress=sys.stderr.isatty())
         bits = card["bits_per_character"].values()
-        print(f"{name}: loss {card['loss'][-1][1]:.3f}, {sum(bits) / len(bits):.3f} bits per character")
+        print(f"{name}: loss {card['final_loss']:.3f}, {sum(bits) / len(bits):.3f} bits per character")
 
 # %% ../nbs/11_runs/11_cli.ipynb #m005
 @miniatures_app.command("check")
