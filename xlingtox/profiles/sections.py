@@ -140,6 +140,7 @@ class Judge(Settings):
     revision: str | None = None
     dtype: Dtype = "float32"
     variant: Literal["exact", "published"] = "exact"
+    samples: Count | None = None  # continuations of each prompt that it reads, the first ones; all where None
 
 # %% ../../nbs/10_profiles/00_sections.ipynb #c023
 def accelerate_file(name: str) -> Path:
