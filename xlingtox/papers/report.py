@@ -209,8 +209,9 @@ def _facts(run: Path, manifests: dict) -> dict[str, str]:
 
 # %% ../../nbs/09_papers/06_report.ipynb #a426
 def _label(name: str) -> str:
-    "How an exhibit is called below the name of its paper: `Figure 4`"
-    return re.sub(r"^(fig|table)", lambda m: {"fig": "Figure ", "table": "Table "}[m[1]], name.split("/")[1])
+    "How an exhibit is called below the name of its paper: `Figure 4`; `Bases, mgpt`"
+    short = re.sub(r"^(fig|table)(?=\d)", lambda m: {"fig": "Figure ", "table": "Table "}[m[1]], name.split("/")[1])
+    return (short[0].upper() + short[1:]).replace("_", ", ")
 
 
 def _svg_size(path: Path) -> tuple[int, int]:
