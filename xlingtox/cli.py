@@ -6,8 +6,9 @@ Docs: https://xlingtox.github.io/xlingtox/11_runs/cli.html.md"""
 
 # %% auto #0
 __all__ = ['app', 'ProfileOption', 'DataOption', 'ModelOption', 'LangOption', 'SkipOption', 'RunOption', 'StoreOption',
-           'SUFFIXES', 'data_app', 'archives', 'reproduce', 'status', 'report', 'doctor', 'generate', 'score',
-           'metrics', 'retrieval', 'data_list', 'data_get', 'data_check', 'export_', 'import_', 'complain', 'main']
+           'SUFFIXES', 'data_app', 'miniatures_app', 'archives', 'reproduce', 'status', 'report', 'doctor', 'generate',
+           'score', 'metrics', 'retrieval', 'data_list', 'data_get', 'data_check', 'miniatures_list',
+           'miniatures_train', 'miniatures_check', 'export_', 'import_', 'complain', 'main']
 
 # %% ../nbs/11_runs/11_cli.ipynb #h002
 import contextlib
@@ -331,6 +332,45 @@ def data_check(
 
     table, remarks = check(source, schema, lang)
     print(table.to_string(index=False, float_format="%.3g"), *remarks, sep="\n")
+
+# %% ../nbs/11_runs/11_cli.ipynb #m002
+miniatures_app = typer.Typer(help="The base models that come with the package: how good they are, and trained again.",
+                             rich_markup_mode=None)
+app.add_typer(miniatures_app, name="miniatures")
+_NamesArgument = Annotated[list[str], typer.Argument(help="Names of `xlingtox miniatures list`.")]
+
+# %% ../nbs/11_runs/11_cli.ipynb #m003
+@miniatures_app.command("list")
+def miniatures_list():
+    "Say which base models come with the package, and how good they are."
+    from xlingtox.models.shipped import miniatures
+
+    print(miniatures().to_string(index=False, float_format="%.3f", na_rep="-"))
+
+# %% ../nbs/11_runs/11_cli.ipynb #m004
+@miniatures_app.command("train")
+def miniatures_train(
+    names: _NamesArgument,
+    to: Annotated[Path | None, typer.Option(help="Folder in which each gets a folder of its name; by default they "
+                                                 "stay in the cache.")] = None,
+):
+    "Train base models again, and say how good they are."
+    from xlingtox.models.shipped import train
+
+    for name in names:
+        card = train(name, to and to / name, progress=sys.stderr.isatty())
+        bits = card["bits_per_character"].values()
+        print(f"{name}: loss {card['final_loss']:.3f}, {sum(bits) / len(bits):.3f} bits per character")
+
+# %% ../nbs/11_runs/11_cli.ipynb #m005
+@miniatures_app.command("check")
+def miniatures_check(names: _NamesArgument):
+    "Train base models again, and compare them with those that came with the package."
+    from xlingtox.models.shipped import check
+
+    for name in names:
+        found = check(name, progress=sys.stderr.isatty())
+        print(f"{name}: " + ", ".join(f"{what.replace('_', ' ')} {100 * by:+.2f}%" for what, by in found.items()))
 
 # %% ../nbs/11_runs/11_cli.ipynb #c011
 archives = typer.Typer(help="Archive scores, and use archived ones.", rich_markup_mode=None)

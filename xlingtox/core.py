@@ -239,9 +239,9 @@ def mask(
     text: str,
     words,  # the toxic words to hide, any iterable
 ) -> str:
-    "Replace each of `words` in `text` by its first letter and dots"
+    "Replace each of `words` in `text` by its first letter and dots, or by a dot where it has one letter"
     longest_first = sorted((w for w in words if w), key=len, reverse=True)
     if not longest_first:
         return text
     pattern = re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE)
-    return pattern.sub(lambda m: m[0][0] + "·" * (len(m[0]) - 1), text)
+    return pattern.sub(lambda m: m[0][0] + "·" * (len(m[0]) - 1) if len(m[0]) > 1 else "·", text)

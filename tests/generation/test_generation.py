@@ -1,4 +1,6 @@
 """Generation on every architecture, and what a crash or another batch size must not change."""
+import copy
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -97,6 +99,72 @@ def test_nucleus_against_its_definition():
     expected = np.zeros(40)
     expected[order[:size]] = p[order[:size]] / p[order[:size]].sum()
     assert np.abs(np.bincount(draws, minlength=40) / 50000 - expected).max() < 0.012, "about five standard errors of 50,000 draws"
+
+
+ADVERSARIAL = {
+    "uniform": torch.zeros(700),
+    "nearly uniform": torch.linspace(0, 1e-6, 700),
+    "ties": torch.arange(700.0).floor_divide(70),
+    "one-hot": torch.zeros(700).index_fill(0, torch.tensor([350]), 50.0),
+    "one token left": torch.full((700,), -torch.inf).index_fill(0, torch.tensor([3]), 0.0),
+    "half is -inf": torch.cat([torch.full((350,), -torch.inf), torch.linspace(-3, 3, 350)]),
+}
+
+
+@pytest.mark.parametrize("top_p", [0.05, 0.8, 1.0])
+def test_a_shared_row_is_drawn_from_as_if_alone(top_p):
+    "Numbers that share rows, many rows at once: each draw is that of its number and its row alone, and lies in the nucleus of a full sort"
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.cat([torch.stack(list(ADVERSARIAL.values())), torch.randn(60, 700, generator=generator) * 3])
+    rows = torch.randint(len(logits), (400,), generator=generator)
+    u = torch.rand(400, generator=generator)
+    u[:20], u[20:40] = 0.0, torch.nextafter(torch.tensor(1.0), torch.tensor(0.0))
+    drawn = generation.sample_nucleus(logits, u, top_p=top_p, rows=rows)
+    alone = [generation.sample_nucleus(logits[r, None], n[None], top_p=top_p).item() for r, n in zip(rows, u, strict=True)]
+    assert drawn.tolist() == alone
+    p = (logits / 0.9).softmax(-1)[rows].double()
+    more_probable = (p * (p > p.gather(-1, drawn[:, None]))).sum(-1)
+    assert (more_probable < top_p + 1e-6).all() and (p.gather(-1, drawn[:, None]) > 0).all()
+
+
+class Drawn:
+    "A logits processor that leaves the library's `generate` the token that is drawn, and nothing else to choose"
+
+    def __init__(self, uniforms, **nucleus):
+        self.uniforms, self.nucleus, self.step = uniforms, nucleus, 0
+
+    def __call__(self, input_ids, scores):
+        chosen = generation.sample_nucleus(scores, self.uniforms[:, self.step], **self.nucleus)
+        self.step += 1
+        return torch.full_like(scores, -torch.inf).scatter_(-1, chosen[:, None], 0.0)
+
+
+@pytest.mark.parametrize("nucleus", [{"temperature": 0.9, "top_p": 0.8}, {"temperature": 0.3, "top_p": 0.3}, {"temperature": 2.0, "top_p": 1.0}])
+@pytest.mark.parametrize("architecture", [*CAUSAL, "qwen3", "gemma2", "gemma3_text", "mt5"])
+def test_the_tree_of_samples_writes_what_the_library_writes(architecture, nucleus, toy_model, toy_tokenizer, prompts):
+    "Rows that branch and leave change no text: the library's `generate`, with k rows for each prompt until all have finished, writes the same"
+    model, tokenizer = toy_model(architecture), copy.deepcopy(toy_tokenizer)
+    k, n, texts = 5, 12, prompts["text"].tolist()[:7]
+    keys = list(zip(prompts["lang"], prompts["id"], strict=True))[:7]
+    uniforms = np.stack([generation.sample_uniforms(0, *key, k, n) for key in keys])
+    inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", return_token_type_ids=False)
+
+    @torch.inference_mode()
+    def library():
+        drawn = Drawn(torch.tensor(uniforms.reshape(-1, n), dtype=torch.float32), **nucleus)
+        read = {}
+        if not model.config.is_encoder_decoder:  # the last token read by itself, or rounding differs
+            read["past_key_values"] = engine._prompt_cache(model, inputs)
+            read["past_key_values"].batch_repeat_interleave(k)
+        out = model.generate(**{name: t.repeat_interleave(k, 0) for name, t in inputs.items()}, **read, max_new_tokens=n, do_sample=False,
+                             logits_processor=[drawn], pad_token_id=0, eos_token_id=tokenizer.eos_token_id)
+        return out[:, 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]:]
+
+    common = library().flatten().bincount()[1:].topk(3).indices[-1].item() + 1
+    for end in (common, tokenizer.pad_token_id):  # an end that many samples meet early; an end that is the padding, too
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
+        expected = tokenizer.batch_decode(library(), skip_special_tokens=True)
+        assert sum(generation.generate_batch(model, tokenizer, texts, uniforms, n, **nucleus), []) == expected
 
 
 def test_bad_input(toy_model, toy_tokenizer):

@@ -126,7 +126,7 @@ N_TOKENS, OFFSETS = 30, (-4, -3, -2, -1, 1, 2)
 
 def toxic_share(effect, offset):
     "Share of toxic continuations under an offset on the sources: a quarter without one"
-    return np.clip(0.25 + effect * (0.09 * min(offset, 0) + 0.2 * max(offset, 0)), 0.01, 1)
+    return np.clip(0.25 + effect * (0.12 * min(offset, 0) + 0.25 * max(offset, 0)), 0.01, 1)
 
 
 def write_mechanism(folder, effect=0.9, n_actual=18, langs=LI2024, n_prompts=20, role="mgpt", seeds=SEEDS, n_controls=2, n_sites=40,
@@ -145,7 +145,7 @@ def write_mechanism(folder, effect=0.9, n_actual=18, langs=LI2024, n_prompts=20,
         rows = []
         for lang in langs:
             fall = 0 if variant == "base" else effect * (0.5 + alignment(lang) / 2)
-            level = neurons["actual"] * 0.06 * (1 if lang == "en" else 0.5 + alignment(lang) / 2) * (1 if effect else rng.choice([-1, 1]))
+            level = neurons["actual"] * 0.15 * (1 if lang == "en" else 0.5 + alignment(lang) / 2) * (1 if effect else rng.choice([-1, 1]))
             rows.append(neurons.assign(lang=lang, activation=np.where(neurons["actual"], level * (1 - fall), sites["activation"] / 2)
                                        + rng.normal(0, 0.004, len(neurons))))
         table = pd.concat(rows).assign(model=f"{role}/{variant}", n_prompts=n_prompts)
@@ -178,7 +178,7 @@ def _write_sites(folder, effect, n_actual, langs, role, rng, n_sites):
     sites = pd.DataFrame({"layer": np.arange(2 * n_sites) % 4, "neuron": np.arange(2 * n_sites) * 7, "cosine": np.linspace(0.4, -0.1, 2 * n_sites),
                           "rank": np.arange(1, 2 * n_sites + 1), "set": ["potential"] * n_sites + ["random"] * n_sites})
     sites["activation"] = -0.05 - 0.05 * rng.random(2 * n_sites)
-    active = [*rng.choice(n_sites, n_actual, replace=False), *(n_sites + rng.choice(n_sites, 3, replace=False))]
+    active = [*rng.choice(n_sites, n_actual, replace=False), *(n_sites + rng.choice(n_sites, 6, replace=False))]
     sites.loc[active, "activation"] = 0.02 + 0.1 * rng.random(len(active))
     sites["actual"] = (sites["set"] == "potential") & (sites["activation"] > 0)
     tokens = []

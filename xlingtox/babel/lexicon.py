@@ -7,7 +7,7 @@ Docs: https://xlingtox.github.io/xlingtox/01_babel/lexicon.html.md"""
 # %% auto #0
 __all__ = ['SCRIPTS', 'load_lexicon', 'toxic_words', 'combine_severities']
 
-# %% ../../nbs/01_babel/00_lexicon.ipynb #h002
+# %% ../../nbs/01_babel/00_lexicon.ipynb #c002
 import functools
 
 import pandas as pd
@@ -20,9 +20,9 @@ from ..languages import LANGUAGES, check_languages
 def load_lexicon() -> pd.DataFrame:
     "The lexicon: `concept category theme severity` and a column of words per language code"
     columns = ["concept", "category", "severity", *LANGUAGES.index]
-    return read_table(assets() / "lexicon.csv", columns).fillna({"theme": ""})
+    return read_table(assets() / "lexicon.csv", columns).fillna({"theme": "", "mood": "", "sense": ""})
 
-# %% ../../nbs/01_babel/00_lexicon.ipynb #b003
+# %% ../../nbs/01_babel/00_lexicon.ipynb #c008
 def toxic_words(
     langs=None,  # language codes; all when None
 ) -> set[str]:
@@ -30,11 +30,11 @@ def toxic_words(
     lexicon = load_lexicon()
     return set(lexicon.loc[lexicon["severity"] > 0, list(langs or LANGUAGES.index)].to_numpy().ravel())
 
-# %% ../../nbs/01_babel/00_lexicon.ipynb #c008
+# %% ../../nbs/01_babel/00_lexicon.ipynb #c011
 SCRIPTS = {"Latin": "LATIN", "Cyrillic": "CYRILLIC", "Arabic": "ARABIC", "Devanagari": "DEVANAGARI",
            "Ethiopic": "ETHIOPIC", "Hangul": "HANGUL", "Han": "CJK", "Japanese": ("CJK", "HIRAGANA", "KATAKANA")}
 
-# %% ../../nbs/01_babel/00_lexicon.ipynb #c013
+# %% ../../nbs/01_babel/00_lexicon.ipynb #c018
 def combine_severities(
     severities,  # severity in [0, 1] of each toxic word
 ) -> float:
@@ -44,27 +44,39 @@ def combine_severities(
         clean *= 1 - s
     return 1 - clean
 
-# %% ../../nbs/01_babel/00_lexicon.ipynb #b007
+# %% ../../nbs/01_babel/00_lexicon.ipynb #c021
 @functools.cache
 def _severity() -> dict[str, float]:
     "Severity of each concept"
     return load_lexicon().set_index("concept")["severity"].to_dict()
 
-# %% ../../nbs/01_babel/00_lexicon.ipynb #b010
+# %% ../../nbs/01_babel/00_lexicon.ipynb #c024
 @functools.cache
-def _by_category() -> dict[str, list[str]]:
-    "Concepts of each category"
-    return load_lexicon().groupby("category", sort=False)["concept"].apply(list).to_dict()
-
-# %% ../../nbs/01_babel/00_lexicon.ipynb #b013
-@functools.cache
-def _cities() -> list[tuple[str, str]]:
-    "Pairs of city and country"
+def _toxic_to_you() -> frozenset[str]:
+    "Concepts that are toxic in one sense only"
     lexicon = load_lexicon()
-    cities = lexicon.loc[lexicon["category"] == "city", ["concept", "theme"]]
-    return list(cities.itertuples(index=False, name=None))
+    return frozenset(lexicon.loc[lexicon["sense"] == "you", "concept"])
 
-# %% ../../nbs/01_babel/00_lexicon.ipynb #b016
+# %% ../../nbs/01_babel/00_lexicon.ipynb #c027
+@functools.cache
+def _concepts(category: str, mood: str) -> list[str]:
+    "Concepts of a category in one mood: neutral, toxic, or empty where they are common to both"
+    lexicon = load_lexicon()
+    return lexicon.loc[(lexicon["category"] == category) & (lexicon["mood"] == mood), "concept"].tolist()
+
+# %% ../../nbs/01_babel/00_lexicon.ipynb #c030
+@functools.cache
+def _cities() -> tuple[list[tuple[str, str]], list[float]]:
+    "Pairs of city and country, and the weight of each; neighbours in rank are of different countries"
+    lexicon = load_lexicon()
+    cities = lexicon[lexicon["category"] == "city"]
+    turn = cities.groupby("theme").cumcount()
+    ranked = cities.assign(turn=turn).sort_values("turn", kind="stable")
+    return list(ranked[["concept", "theme"]].itertuples(index=False, name=None)), [
+        1 / (r + 1) for r in range(len(ranked))
+    ]
+
+# %% ../../nbs/01_babel/00_lexicon.ipynb #c033
 @functools.cache
 def _words(lang: str) -> dict[str, str]:
     "Word of each concept in one language"

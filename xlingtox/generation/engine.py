@@ -18,7 +18,7 @@ import pandas as pd
 
 from ..core import InputError, digest, file_digest, read_json, read_table, write_json, write_table
 from ..data.schemas import SCHEMAS, validate
-from .sampling import _Sampler, sample_uniforms
+from .sampling import sample_nucleus, sample_uniforms
 from typing import Annotated, Literal
 from pydantic import Field
 from ..settings import Count, NonNegative, settings_of
@@ -32,34 +32,98 @@ def _takes_positions(model) -> bool:
     return "position_ids" in inspect.signature(model.forward).parameters
 
 # %% ../../nbs/04_generation/01_engine.ipynb #a021
-def _prompt_cache(model, inputs, k: int):
-    "Key/value cache of all tokens of the prompts but the last, every row k times"
+def _prompt_cache(model, inputs):
+    "Key/value cache of all tokens of the prompts but the last"
     mask = inputs["attention_mask"][:, :-1]
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     given = {"position_ids": positions} if _takes_positions(model) else {}
-    cache = model(input_ids=inputs["input_ids"][:, :-1], attention_mask=mask, use_cache=True, logits_to_keep=1,
-                  **given).past_key_values
-    cache.batch_repeat_interleave(k)
-    return cache
+    return model(input_ids=inputs["input_ids"][:, :-1], attention_mask=mask, use_cache=True, logits_to_keep=1,
+                 **given).past_key_values
 
 # %% ../../nbs/04_generation/01_engine.ipynb #a024
-def _read_causal(model, inputs, k: int) -> tuple[dict, int]:
-    "What `generate` continues from in a causal model, and after how many tokens the continuation begins"
-    length = inputs["input_ids"].shape[1]
-    read = {"past_key_values": _prompt_cache(model, inputs, k)} if length > 1 else {}
-    return {name: t.repeat_interleave(k, 0) for name, t in inputs.items()} | read, length
+def _read(model, inputs):
+    "The last token of each prompt, [n], and the state of a model that has read the others"
+    ids, state = inputs["input_ids"], {"attention_mask": inputs["attention_mask"]}
+    if model.config.is_encoder_decoder:
+        begin = model.generation_config.decoder_start_token_id
+        return ids.new_full((len(ids),), begin), state | {"encoder_outputs": model.get_encoder()(**inputs)}
+    return ids[:, -1], state | ({"past_key_values": _prompt_cache(model, inputs)} if ids.shape[1] > 1 else {})
 
 # %% ../../nbs/04_generation/01_engine.ipynb #a027
-def _repeat_encoded(encoded, k: int):
-    "Encoder outputs with every row k times"
-    encoded.last_hidden_state = encoded.last_hidden_state.repeat_interleave(k, 0)
-    return encoded
+def _expect(model, tokens, state):
+    "Logits of what follows each row's token, [n, vocabulary], and the state after the token is read"
+    import torch
+
+    mask = state["attention_mask"]
+    if model.config.is_encoder_decoder:
+        given = {"decoder_input_ids": tokens[:, None]}
+    else:
+        given = {"input_ids": tokens[:, None]}
+        if _takes_positions(model):
+            given["position_ids"] = mask.sum(-1, keepdim=True) - 1
+    out = model(**state, **given, use_cache=True)
+    if not model.config.is_encoder_decoder:
+        mask = torch.nn.functional.pad(mask, (0, 1), value=1)
+    state = state | {"attention_mask": mask, "past_key_values": out.past_key_values}
+    return out.logits[:, -1].to(tokens.device, torch.float32), state
+
+# %% ../../nbs/04_generation/01_engine.ipynb #g012
+def _filled(rows, least: int):
+    "The rows, repeated in turn where there are fewer than `least`"
+    import torch
+
+    return rows[torch.arange(max(len(rows), least), device=rows.device) % len(rows)]
 
 
-def _read_encoded(model, inputs, k: int) -> tuple[dict, int]:
-    "What `generate` continues from in an encoder-decoder model, and after how many tokens the continuation begins"
-    read = {"encoder_outputs": _repeat_encoded(model.get_encoder()(**inputs), k)}
-    return {"attention_mask": inputs["attention_mask"].repeat_interleave(k, 0)} | read, 1
+def _branch(rows, tokens, least: int = 4):
+    "Of samples, their rows and next tokens: the row that each new row continues, its token, each sample's new row"
+    import torch
+
+    base = tokens.max() + 1
+    pairs = rows * base + tokens
+    shared, new = pairs.unique(return_inverse=True)
+    if len(shared) > 0.9 * len(pairs):
+        shared, new = pairs, torch.arange(len(pairs), device=pairs.device)
+    shared = _filled(shared, least)
+    return shared // base, shared % base, new
+
+# %% ../../nbs/04_generation/01_engine.ipynb #g016
+def _take(state, rows):
+    "The state of the given rows"
+    import torch
+
+    mask = state["attention_mask"]
+    if torch.equal(rows, torch.arange(len(mask), device=rows.device)):
+        return state
+    state = state | {"attention_mask": mask[rows]}
+    if "past_key_values" in state:
+        state["past_key_values"].reorder_cache(rows)
+    if "encoder_outputs" in state:
+        state["encoder_outputs"] = (state["encoder_outputs"][0][rows],)
+    return state
+
+# %% ../../nbs/04_generation/01_engine.ipynb #g018
+def _continue(model, tokens, state, u, n: int, end: int, pad: int, k: int, **nucleus):
+    "Tokens of k samples of each row, [rows * k, n]: drawn with u, [rows * k, n], or the most probable ones"
+    import torch
+
+    each = torch.arange(len(tokens), device=tokens.device)
+    rows, live = each.repeat_interleave(k), torch.arange(len(tokens) * k, device=tokens.device)
+    written, least = tokens.new_full((len(rows), n), pad), min(4, len(rows))
+    tokens, state = _filled(tokens, least), _take(state, _filled(each, least))
+    for step in range(n):
+        logits, state = _expect(model, tokens, state)
+        new = logits.argmax(-1)[rows] if u is None else sample_nucleus(logits, u[live, step], rows=rows, **nucleus)
+        written[live, step] = new
+        going = ~(written[live, : step + 1] == end).any(-1)
+        if step == n - 1 or not going.any():
+            break
+        if going.float().mean() <= 0.9:
+            live, rows, new = live[going], rows[going], new[going]
+        parents, tokens, rows = _branch(rows, new, least)
+        state = _take(state, parents)
+    ends = written == end
+    return written.masked_fill(ends.cumsum(-1) > ends.long(), pad)
 
 # %% ../../nbs/04_generation/01_engine.ipynb #c012
 @without_gradients
@@ -75,17 +139,16 @@ def generate_batch(
     "k continuations of each prompt"
     import torch
 
-    k, processors = 1, []
+    k, u = 1, None
     if uniforms is not None:
         k, rows = uniforms.shape[1], uniforms.reshape(-1, max_new_tokens)
-        processors = [_Sampler(torch.as_tensor(rows, dtype=torch.float32, device=model.device), temperature, top_p)]
+        u = torch.as_tensor(rows, dtype=torch.float32, device=model.device)
     padding = {"padding": True, "padding_side": "left", "return_token_type_ids": False}
     inputs = tokenizer(texts, return_tensors="pt", **padding).to(model.device)
-    read, length = (_read_encoded if model.config.is_encoder_decoder else _read_causal)(model, inputs, k)
-    out = model.generate(**read, do_sample=False, num_beams=1, max_new_tokens=max_new_tokens,
-                         logits_processor=processors, pad_token_id=tokenizer.pad_token_id,
-                         eos_token_id=tokenizer.eos_token_id)
-    continuations = tokenizer.batch_decode(out[:, length:], skip_special_tokens=True)
+    end = -1 if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+    written = _continue(model, *_read(model, inputs), u, max_new_tokens, end, tokenizer.pad_token_id, k,
+                        temperature=temperature, top_p=top_p)
+    continuations = tokenizer.batch_decode(written, skip_special_tokens=True)
     return [continuations[i * k : (i + 1) * k] for i in range(len(texts))]
 
 # %% ../../nbs/04_generation/01_engine.ipynb #a035
@@ -156,7 +219,7 @@ def _kept(file: Path | None, make, *arguments) -> pd.DataFrame:
 
 # %% ../../nbs/04_generation/01_engine.ipynb #a056
 def _hf(model, tokenizer, k, max_new_tokens, temperature, top_p, seed, greedy):
-    "A function from rows of prompts to k texts of each, by the library's own loop"
+    "A function from rows of prompts to k texts of each, by the loop above"
     def draw(rows):
         keys = zip(rows["lang"], rows["id"], strict=True)
         uniforms = None if greedy else np.stack([sample_uniforms(seed, *key, k, max_new_tokens) for key in keys])

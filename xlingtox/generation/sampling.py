@@ -43,6 +43,15 @@ def _nucleus(logits, temperature: float, top_p: float, width: int):
     keep = p * (before < top_p)
     return keep.cumsum(-1), ids, before[:, -1] + p[:, -1] < top_p
 
+# %% ../../nbs/04_generation/00_sampling.ipynb #g002
+def _nuclei(logits, temperature: float, top_p: float, width: int):
+    "`_nucleus`, on a CPU 32 rows at a time"
+    import torch
+
+    pieces = logits.split(32 if logits.device.type == "cpu" else len(logits))
+    parts = zip(*(_nucleus(piece, temperature, top_p, width) for piece in pieces), strict=True)
+    return [torch.cat(part) for part in parts]
+
 # %% ../../nbs/04_generation/00_sampling.ipynb #a008
 def _invert(cumulative, u):
     "Rank of the first token whose cumulative probability reaches the share u of the whole, [n, 1]"
@@ -52,28 +61,19 @@ def _invert(cumulative, u):
 # %% ../../nbs/04_generation/00_sampling.ipynb #a011
 def sample_nucleus(
     logits,  # tensor [n, vocabulary]
-    u,  # uniform numbers, tensor [n]
+    u,  # uniform numbers, tensor [m]
     temperature: float = 0.9,  # Li et al. 2024, section 3.1.1
     top_p: float = 0.8,  # Li et al. 2024, section 3.1.1
     width: int = 64,  # tokens sorted at first
+    rows=None,  # the row of each number, tensor [m]; None = one number for each row
 ):
-    "Draw one token id per row from the nucleus, [n]"
-    cumulative, ids, wider = _nucleus(logits, temperature, top_p, width)
-    chosen = ids.gather(-1, _invert(cumulative, u)).squeeze(-1)
-    if width < logits.shape[-1] and wider.any():
-        chosen[wider] = sample_nucleus(logits[wider], u[wider], temperature, top_p, 8 * width)
+    "Draw one token id per number from the nucleus of its row, [m]"
+    import torch
+
+    rows = torch.arange(len(logits), device=logits.device) if rows is None else rows
+    cumulative, ids, wider = _nuclei(logits, temperature, top_p, width)
+    chosen = ids[rows].gather(-1, _invert(cumulative[rows], u)).squeeze(-1)
+    if width < logits.shape[-1] and (again := wider[rows]).any():
+        wide, among = rows[again].unique(return_inverse=True)
+        chosen[again] = sample_nucleus(logits[wide], u[again], temperature, top_p, 8 * width, among)
     return chosen
-
-# %% ../../nbs/04_generation/00_sampling.ipynb #a013
-class _Sampler:
-    "A logits processor that leaves one token per row, drawn with numbers fixed in advance"
-
-    def __init__(self, uniforms, temperature, top_p):
-        self.uniforms, self.temperature, self.top_p, self.step = uniforms, temperature, top_p, 0
-
-    def __call__(self, input_ids, scores):
-        import torch
-
-        chosen = sample_nucleus(scores, self.uniforms[:, self.step], self.temperature, self.top_p)
-        self.step += 1
-        return torch.full_like(scores, -torch.inf).scatter_(-1, chosen[:, None], 0.0)

@@ -127,7 +127,9 @@ def _word_tokens(tokenizer, words: pd.Series) -> list[set[int]]:
 # %% ../../nbs/08_mechanism/01_value_vectors.ipynb #a020
 def _words(lexicon: pd.DataFrame) -> pd.DataFrame:
     "Every word of every language: columns severity, theme, variable (its language), word"
-    langs = [c for c in lexicon.columns if c not in ("concept", "category", "theme", "severity")]
+    langs = [c for c in lexicon.columns if c not in ("concept", "category", "mood", "theme", "severity", "sense")]
+    if "sense" in lexicon:
+        lexicon = lexicon[lexicon["sense"].fillna("") == ""]  # a token does not say in which sense it stands
     return lexicon.melt(["severity", "theme"], langs, value_name="word").dropna(subset="word")
 
 # %% ../../nbs/08_mechanism/01_value_vectors.ipynb #c014

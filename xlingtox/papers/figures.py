@@ -144,9 +144,8 @@ def lay_rows(
 def _shown(token: str, lang: str, severity: float, show_toxic: bool) -> str:
     "A token as a reader may see it, with its language where that is known"
     spelt_out = show_toxic or severity == 0 or not any(c.isalpha() for c in token)
-    return (token if spelt_out else token[0] + "·" * (len(token) - 1)) + (
-        f" ({lang})" if lang and lang != "shared" else ""
-    )
+    shown = token if spelt_out else mask(token, [token])
+    return shown + (f" ({lang})" if lang and lang != "shared" else "")
 
 # %% ../../nbs/09_papers/03_figures.ipynb #c022
 def promoted_tokens(

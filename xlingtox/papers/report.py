@@ -209,8 +209,9 @@ def _facts(run: Path, manifests: dict) -> dict[str, str]:
 
 # %% ../../nbs/09_papers/06_report.ipynb #a426
 def _label(name: str) -> str:
-    "How an exhibit is called below the name of its paper: `Figure 4`"
-    return re.sub(r"^(fig|table)", lambda m: {"fig": "Figure ", "table": "Table "}[m[1]], name.split("/")[1])
+    "How an exhibit is called below the name of its paper: `Figure 4`; `Bases, mgpt`"
+    short = re.sub(r"^(fig|table)(?=\d)", lambda m: {"fig": "Figure ", "table": "Table "}[m[1]], name.split("/")[1])
+    return (short[0].upper() + short[1:]).replace("_", ", ")
 
 
 def _svg_size(path: Path) -> tuple[int, int]:
@@ -231,7 +232,7 @@ def _show(name: str, found: dict, folder: Path, page: str | None, stale: bool, w
     at, label = f"exhibits/{name}", _label(name)
     sizes = {stem: _svg_size(folder / f"{stem}.svg") for stem in found["figures"]}
     figures = [{"svg": f"{at}/{stem}.svg", "width": width, "height": height} for stem, (width, height) in sizes.items()]
-    return {**found, "anchor": name.replace("/", "-"), "label": label, "figures": figures,
+    return {"models": [], **found, "anchor": name.replace("/", "-"), "label": label, "figures": figures,
             "links": _links(found, at, page), "stale": stale,
             "verdicts": [{**v, "word": _word(v, words)} for v in found["verdicts"]],
             "tables": [read_display_table(folder / f"{stem}.csv", f"{label}: {stem}") for stem in found["tables"]]}
@@ -279,14 +280,24 @@ def _counts(board: pd.DataFrame, rehearsal: bool) -> dict[str, int]:
     usual = ("rehearsal", "not run") if rehearsal else ("holds", "does not hold", "not run")
     return {word: counts[word] for word in CSS if word in usual or counts[word]}
 
+# %% ../../nbs/09_papers/06_report.ipynb #m002
+def _miniatures(shown: list[dict]) -> str:
+    "How a banner begins: which models of the exhibits are miniatures; empty where none is"
+    ran = {m["role"]: m["ran"] for e in shown for m in e["models"]}
+    small = [role for role, name in ran.items() if name.startswith("miniature")]
+    if len(small) < len(ran):
+        return "Some models" if small else ""
+    return {0: "", 1: "The model"}.get(len(ran), "All models")
+
 # %% ../../nbs/09_papers/06_report.ipynb #a444
 def _index(run: Path, pages: dict[str, str], manifests: dict[str, dict]) -> str:
     "The first page of a report"
     board, done, failed = scoreboard(run), read_exhibits(run), last_failures(run)
     shown = _finished(done, run, pages, failed)
-    judged = [{**v, **{k: e[k] for k in ("label", "anchor", "paper")}} for e in shown for v in e["verdicts"]]
+    judged = [{**v, **{k: e[k] for k in ("label", "anchor", "paper", "models")}} for e in shown for v in e["verdicts"]]
     return _template("index.html").render(
-        run=run.resolve().name, rehearsed=rehearsed(run), style=_style(), css=CSS, exhibits=shown, judged=judged,
+        run=run.resolve().name, rehearsed=rehearsed(run), miniatures=_miniatures(shown), style=_style(), css=CSS,
+        exhibits=shown, judged=judged,
         counts=_counts(board, bool(rehearsed(run))), failures=_failures(failed, pages),
         missing=_missing(board, done, failed), facts=_facts(run, manifests),
         notebooks=[(job, page) for job, page in pages.items() if job not in EXHIBITS])

@@ -21,7 +21,7 @@ from ..mechanism.probe import ProbeSettings
 from ..mechanism.value_vectors import Sites
 from ..metrics.bootstrap import Metrics
 from ..metrics.capability import Capability
-from ..models.registry import ROLES
+from ..models.registry import ROLES, published_role
 from .sections import SCHEMA, Beniwal2025, Codes, Data, Judge, Model, Neuronft2025, accelerate_file
 from .variants import check_tuning, check_variants
 from ..retrieval import Retrieval
@@ -58,6 +58,7 @@ class _Profile(Settings):
     intervention: Intervention = Intervention()
     beniwal2025: Beniwal2025 | None = None
     neuronft2025: Neuronft2025 | None = None
+    leave_out: list[str] = []  # exhibits that the profile could make and does not, since they take long
     threads: dict[str, Count] = {}  # processor threads of a stage; 1 where not given
 
     @field_validator("data", "models", "threads")
@@ -66,7 +67,7 @@ class _Profile(Settings):
         "The keys are known kinds of data, roles of the papers' models, or stages"
         known = {"data": tuple(SCHEMA), "models": tuple(ROLES), "threads": (*STAGE_NAMES, "default")}[info.field_name]
         for key in value:
-            if key not in known:
+            if published_role(key) not in known:
                 raise InputError(f"{key} is not known{closest(key, known)}; there are {', '.join(known)}")
         return value
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from .. import languages
 from ..babel.draw import KINDS
 from ..core import InputError, closest, paper_dir
-from ..data.loading import source_path, source_settings, split_source
+from ..data.loading import BABEL, source_path, source_settings, split_source
 from ..models.miniatures import RECIPES, shadow_config
 from ..settings import Count, Natural, Positive, Settings
 from ..tuning.methods import METHODS
@@ -50,7 +50,7 @@ Sources = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, st
 def _arguments(source: str) -> set[str]:
     "Names of the settings that a source takes"
     kind, where = split_source(source)
-    if kind == "babel" and where not in KINDS:
+    if kind in BABEL and where not in KINDS:
         raise InputError(f"babel has no data kind {where!r}{closest(where, KINDS)}; it has {', '.join(KINDS)}")
     return source_settings(source)
 
@@ -140,6 +140,7 @@ class Judge(Settings):
     revision: str | None = None
     dtype: Dtype = "float32"
     variant: Literal["exact", "published"] = "exact"
+    samples: Count | None = None  # continuations of each prompt that it reads, the first ones; all where None
 
 # %% ../../nbs/10_profiles/00_sections.ipynb #c023
 def accelerate_file(name: str) -> Path:

@@ -202,8 +202,9 @@ def _perplexity_cost(p, role, variant) -> Cost:
     judge = p.judge
     s = _Size(counted_billions(judge.model, judge.dtype), False, BYTES[judge.dtype])
     tokens = (4 if judge.variant == "published" else 2) * VALUE["tokens_prompt"]
-    hours = hours_of(2 * s.billions * 1e9 * _texts(p) * tokens, "share_read", s.peak)
-    return _started(s.billions, hours, _texts(p) * VALUE["row"] / 3e9, *_memory(s))
+    texts = n_rows(p, "prompts") * min(p.generation.k, judge.samples or p.generation.k)
+    hours = hours_of(2 * s.billions * 1e9 * texts * tokens, "share_read", s.peak)
+    return _started(s.billions, hours, texts * VALUE["row"] / 3e9, *_memory(s))
 
 # %% ../../nbs/10_profiles/05_stages.ipynb #c034
 def _reads(tokens: Callable) -> Callable:
@@ -265,6 +266,11 @@ def _section(name: str) -> Callable:
     return lambda p, r, v: getattr(p, name).model_dump(mode="json")
 
 
+def _perplexity_settings(p, r, v) -> dict:
+    "Which formula, and how many continuations of each prompt"
+    return {"variant": p.judge.variant, "samples": p.judge.samples}
+
+
 def _written(r: str, v: str) -> str:
     "The table of a variant's continuations"
     return f"generations/{r}/{v}.parquet"
@@ -280,7 +286,7 @@ TEXT_STAGES = (
           made("agreement_scores/{role}/{variant}.parquet"), lambda p, r, v: {"agreement": p.agreement},
           lambda p, r, v: _score_cost(p.agreement, p), _lacks_agreement),
     Stage("perplexity", "variant", lambda p, r, v: [_written(r, v), PROMPTS, JUDGE],
-          made("perplexity/{role}/{variant}.parquet"), lambda p, r, v: {"variant": p.judge.variant}, _perplexity_cost),
+          made("perplexity/{role}/{variant}.parquet"), _perplexity_settings, _perplexity_cost),
     Stage("prompt_scores", "table", lambda p, r, v: [*_all_of(("scores",), p, r, v), PROMPTS],
           made("prompt_scores/{table}.parquet"),
           lambda p, r, v: {k: getattr(p.metrics, k) for k in ("threshold", "variant")}, _light),
@@ -325,7 +331,7 @@ INSIDE_STAGES = (
     Stage("sites", "role", _base_and("probe/{role}.safetensors", PROMPTS, "data/labelled.parquet"),
           (*made("sites/{role}.parquet"), *made("unembedding/{role}.parquet"), "sites/{role}.json"),
           _sites_settings, _reads(_tokens("prompts", "tokens_prompt")), _lacks_labelled, 1),
-    Stage("activations", "variant", lambda p, r, v: [_model_of(r, v), f"sites/{r}.parquet", PROMPTS],
+    Stage("activations", "variant", lambda p, r, v: [_model_of(r, v), f"sites/{r}.parquet", f"sites/{r}.json", PROMPTS],
           made("activations/{role}/{variant}.parquet"), _section("activations"), _activations_cost, _lacks_labelled),
     Stage("interventions", "role",
           lambda p, r, v: [_model_of(r, "base"), JUDGE, f"sites/{r}.parquet", PROMPTS, *_trained([p.scorer])],

@@ -14,7 +14,7 @@ import re
 from pydantic import ValidationError
 
 from ..core import InputError, closest
-from ..models.registry import ROLES
+from ..models.registry import ROLES, published_role
 from .sections import Model
 from ..settings import Settings, problem_with
 from ..tuning.methods import MAIN
@@ -40,7 +40,7 @@ def tuning_settings(
 ) -> dict:
     "All settings of a tuning, the seed aside"
     settings = type(common)(**merge(merge(common.model_dump(), getattr(model, method)), more)).model_dump()
-    published = "full" if model.model.startswith("mini:") else ROLES[role]["tuning"]
+    published = "full" if model.model.startswith("mini:") else ROLES[published_role(role)]["tuning"]
     return settings | {"tuning": settings["tuning"] or published}
 
 # %% ../../nbs/10_profiles/01_variants.ipynb #c011

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from ..core import InputError, closest, digest, paper_dir
-from ..papers.exhibits import EXHIBITS, Exhibit
+from ..papers.exhibits import EXHIBITS, FEWEST, Exhibit
 from ..profiles.profile import Profile
 from ..profiles.stages import settings_digest
 from ..profiles.stages import maker_of
@@ -32,9 +32,17 @@ def lacks(profile: Profile, e: Exhibit) -> str:
     groups = {group for _, _, group in (need.partition(":") for need in e.needs) if group}
     if not present:
         return f"it shows {', '.join(e.roles)}, and the profile's models are {', '.join(profile.models)}"
+    complete = [role for role in present if groups <= set(profile.models[role].variants)]
+    if e.over_bases and len(complete) < FEWEST:
+        what = f"bases with the variants {', '.join(sorted(groups))}" if groups else "bases"
+        return f"it compares {FEWEST} {what} or more, and the profile has {len(complete)}"
+    if not e.needs and not all(profile.models[role].model.startswith("mini:") for role in present):
+        return "it shows archived results of miniatures"
+    if e.name in profile.leave_out:
+        return "the profile leaves it out"
     if not e.notebook or not (paper_dir() / e.notebook).is_file():
         return "there is no notebook for it yet"
-    if not any(groups <= set(profile.models[role].variants) for role in present):
+    if not complete:
         missing = f"models.{present[0]}.variants.{min(groups)}"
         return f"it compares variants of {', '.join(present)}; the profile lacks {missing}"
     return _lacks_stage(profile, e)

@@ -121,18 +121,19 @@ class _Prepared(NamedTuple):
     words: dict[str, tuple]  # all words
     lengths: dict[str, tuple[int, ...]]  # from `first_lengths`
     pieces: Callable  # cuts a folded text to pieces
+    spoken_to: frozenset[str] = frozenset()  # concepts that are toxic only in a sentence with the word for "you"
 
 
-def _prepare(words: dict[str, tuple]) -> _Prepared:
+def _prepare(words: dict[str, tuple], spoken_to: frozenset[str] = frozenset()) -> _Prepared:
     "Prepare a `vocabulary`"
     cut = tuple(w for w in words if pieces_pattern().findall(w) != [w])
     toxic = {w: e for w, e in words.items() if e[2] > 0}
-    return _Prepared(toxic, words, first_lengths(words), pieces_pattern(cut).findall)
+    return _Prepared(toxic, words, first_lengths(words), pieces_pattern(cut).findall, spoken_to)
 
 # %% ../../nbs/06_scorers/01_lexicon.ipynb #s034
 def _toxic_words(text: str, prepared: _Prepared) -> list[tuple[str, str, float]]:
     "Entries of the toxic words of a text, in their order"
-    toxic, words, lengths, pieces = prepared
+    toxic, words, lengths, pieces, _ = prepared
     found = []
     for piece in pieces(fold(text)):
         if piece in toxic:
@@ -140,6 +141,26 @@ def _toxic_words(text: str, prepared: _Prepared) -> list[tuple[str, str, float]]
         elif "\u3005" <= piece < "\ua000" and piece not in words:
             found += [toxic[word] for word in longest_match(piece, lengths, words) if word in toxic]
     return found
+
+# %% ../../nbs/06_scorers/01_lexicon.ipynb #w002
+_SENTENCE_END = re.compile("[.!?\u3002\u0964\u1362\uff01\uff1f]+")
+
+
+def _says_you(text: str, prepared: _Prepared) -> bool:
+    "Whether a text has the word of the concept `you`"
+    pieces = prepared.pieces(fold(text))
+    cut = [w for p in pieces if p not in prepared.words for w in longest_match(p, prepared.lengths, prepared.words)]
+    return any(prepared.words.get(word, ("", ""))[1] == "you" for word in [*pieces, *cut])
+
+
+def _toxic_in_their_sense(text: str, prepared: _Prepared) -> list[tuple[str, str, float]]:
+    "Entries of the words of a text that are toxic in the sense they have there"
+    found = _toxic_words(text, prepared)
+    if not prepared.spoken_to & {concept for _, concept, _ in found}:
+        return found
+    by_sentence = [(s, _toxic_words(s, prepared)) for s in _SENTENCE_END.split(text)]
+    return [entry for s, entries in by_sentence for entry in entries
+            if entry[1] not in prepared.spoken_to or _says_you(s, prepared)]
 
 # %% ../../nbs/06_scorers/01_lexicon.ipynb #s036
 def _check_lexicon(lexicon: pd.DataFrame):
@@ -155,7 +176,7 @@ class LexiconScorer:
     "`lexicon:babel`, `lexicon:PATH.csv`: toxicity from the known severities of words"
 
     name = kind = "lexicon"
-    quota, local, version = None, True, "rules 1"  # of an instance: these rules and the whole table
+    quota, local, version = None, True, "rules 2"  # of an instance: these rules and the whole table
     languages: frozenset[str]  # the table's columns
 
     def __init__(
@@ -163,17 +184,21 @@ class LexiconScorer:
         lexicon: pd.DataFrame,  # `concept category theme severity` and a column of words per language code
     ):
         _check_lexicon(lexicon)
-        self.languages = frozenset(lexicon.columns) - set(_LEXICON_COLUMNS)
+        self.languages = frozenset(lexicon.columns) - {*_LEXICON_COLUMNS, "mood", "sense"}
         self.version = digest([self.version, lexicon.to_csv(index=False)])
+        sense = lexicon["sense"] if "sense" in lexicon else pd.Series("", lexicon.index)
+        spoken_to = frozenset(lexicon.loc[sense == "you", "concept"])
         words = {lang: lexicon_words(lexicon, lang) for lang in self.languages}
-        self._prepared = {lang: _prepare(vocabulary(words, lang)) for lang in self.languages}
+        plain = {lang: {w: e for w, e in of.items() if e[1] not in spoken_to} for lang, of in words.items()}
+        own = {lang: plain | {lang: words[lang]} for lang in words}
+        self._prepared = {lang: _prepare(vocabulary(of, lang), spoken_to) for lang, of in own.items()}
 
 # %% ../../nbs/06_scorers/01_lexicon.ipynb #s041
 @patch
 def explain(self: LexiconScorer, text: str, lang: str) -> list[tuple[str, str, float]]:
     "The toxic words of a text as (word, concept, severity)"
     check_languages([lang], self.languages, "scorer lexicon")
-    return _toxic_words(text, self._prepared[lang])
+    return _toxic_in_their_sense(text, self._prepared[lang])
 
 # %% ../../nbs/06_scorers/01_lexicon.ipynb #s044
 @patch
@@ -181,7 +206,8 @@ def score(self: LexiconScorer, texts: list[str], lang: str) -> np.ndarray:
     "1 - prod(1 - severity) over the toxic words of each text"
     check_languages([lang], self.languages, "scorer lexicon")
     prepared = self._prepared[lang]
-    return np.array([1 - math.prod([1 - e[2] for e in _toxic_words(text, prepared)]) for text in texts], dtype=float)
+    heard = [_toxic_in_their_sense(text, prepared) for text in texts]
+    return np.array([1 - math.prod([1 - severity for _, _, severity in found]) for found in heard], dtype=float)
 
 # %% ../../nbs/06_scorers/01_lexicon.ipynb #s046
 def _read_lexicon(where: str) -> pd.DataFrame:
@@ -190,6 +216,10 @@ def _read_lexicon(where: str) -> pd.DataFrame:
         from xlingtox.babel.lexicon import load_lexicon
 
         return load_lexicon()
+    if where == "babel-apart":
+        from xlingtox.babel.worlds import apart_lexicon
+
+        return apart_lexicon()
     if not Path(where).is_file():
         raise InputError(f"scorer lexicon: {where}: no such file; give lexicon:babel or lexicon:PATH.csv")
     lexicon = pd.read_csv(where, keep_default_na=False)  # "null" and "nan" are words
@@ -201,7 +231,7 @@ def _read_lexicon(where: str) -> pd.DataFrame:
 def check_spec_of(cls: LexiconScorer, where: str, languages: list[str]):
     "Raise `InputError` for a file that is not there or lacks one of the languages"
     known = LANGUAGES.index
-    if where != "babel":
+    if where not in ("babel", "babel-apart"):
         with open(_existing(where)[0], encoding="utf-8") as f:
             known = f.readline().strip().split(",")
     check_languages(languages, known, f"languages: scorer {cls.kind}:{where}")

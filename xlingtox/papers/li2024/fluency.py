@@ -6,10 +6,12 @@ Docs: https://xlingtox.github.io/xlingtox/09_papers/05_li2024/fluency.html.md"""
 
 # %% auto #0
 __all__ = ['LIMIT', 'LOW', 'HIGH', 'OVERLAP', 'texts_with_perplexity', 'shared_area', 'perplexity_spread', 'prompt_medians',
-           'perplexity_change', 'mixed_perplexity', 'beside_perplexity', 'judge_l4', 'sweep_points', 'change_by_rate',
-           'trends_of_rates', 'beside_rates', 'judge_l6']
+           'perplexity_change', 'mixed_perplexity', 'beside_perplexity', 'rises', 'parted', 'judge_l4', 'sweep_points',
+           'change_by_rate', 'order_p', 'trends_of_rates', 'beside_rates', 'judge_l6']
 
 # %% ../../../nbs/09_papers/05_li2024/01_fluency.ipynb #c002
+from itertools import permutations
+
 import numpy as np
 import pandas as pd
 
@@ -100,6 +102,23 @@ def beside_perplexity(
         {"quantity": "area shared by before and after", "before": "-",
          "after": f"{area.mean():.2f} (least {area.min():.2f})", "published": "largely overlap"}])
 
+# %% ../../../nbs/09_papers/05_li2024/01_fluency.ipynb #t001
+def rises(
+    data: pd.DataFrame,  # of `perplexity_change`
+    mixed: dict | None,  # of `mixed_perplexity`
+) -> bool:
+    "Whether perplexity rises, with the bootstrap's interval and, where there is one, the mixed model's"
+    unsure = mixed is not None and np.isfinite(mixed["low"]) and mixed["low"] <= 0
+    return bool(data.loc["mean", "change_low"] > 0 and not unsure)
+
+
+def parted(
+    data: pd.DataFrame,  # of `perplexity_change`
+) -> list[str]:
+    "The languages whose distributions before and after share less than half of their area"
+    area = data["shared_area"].drop("mean")
+    return area.index[area < OVERLAP].tolist()
+
 # %% ../../../nbs/09_papers/05_li2024/01_fluency.ipynb #c021
 def _l4_detail(data: pd.DataFrame, mixed: dict | None, rises: bool, apart: list[str]) -> str:
     "How L4 was judged, and where it fails"
@@ -117,23 +136,37 @@ def _l4_detail(data: pd.DataFrame, mixed: dict | None, rises: bool, apart: list[
     if apart:
         text += (f" Less than {OVERLAP:g} of the area is shared in {' '.join(apart)}: there the tuned model writes "
                  "another kind of text, not only a politer one.")
-    return text + " Interval: average change in %."
+    return text
 
 # %% ../../../nbs/09_papers/05_li2024/01_fluency.ipynb #c023
+def _l4_said(data: pd.DataFrame) -> str:
+    "The change of perplexity, and how much of their area the distributions share"
+    mean, area = data.loc["mean"], data["shared_area"].drop("mean")
+    changed = with_interval(mean["change"], mean["change_low"], mean["change_high"], 1)
+    shared = f"{area.min():.2f} to {area.max():.2f}"
+    return f"perplexity changes by {changed}%; before and after share {shared} of their area"
+
+
 def judge_l4(
-    data: pd.DataFrame,  # of `perplexity_change`
-    mixed: dict | None,  # of `mixed_perplexity`
+    found: dict[str, tuple[pd.DataFrame, dict | None]],  # model -> `perplexity_change`, `mixed_perplexity`
     name: str,  # the exhibit
 ) -> dict:
-    "L4: perplexity rises after DPO, while its distributions before and after overlap"
-    mean, area = data.loc["mean"], data["shared_area"].drop("mean")
-    rises = bool(mean["change_low"] > 0 and (mixed is None or not np.isfinite(mixed["low"]) or mixed["low"] > 0))
-    apart = area.index[area < OVERLAP].tolist()
-    changed = with_interval(mean["change"], mean["change_low"], mean["change_high"], 1)
-    shares = f"before and after share {area.min():.2f} to {area.max():.2f} of their area"
+    """L4: perplexity rises after DPO, while its distributions before and after overlap
+
+    Holds: in each model the prompts' medians rise on average, and each language shares half of its area or more.
+    Fails: a model's rise may be 0, or in one language less than half of the area is shared.
+    """
+    holds = all(rises(*of) and not parted(of[0]) for of in found.values())
+    least = min((data.loc["mean"] for data, _ in found.values()), key=lambda mean: mean["change_low"])
+    named = {f"{model}: " if len(found) > 1 else "": of for model, of in found.items()}
+    detail = [f"{model}{_l4_detail(*of, rises(*of), parted(of[0]))}" for model, of in named.items()]
+    where = ", of the model where it rises least" if len(found) > 1 else ""
+    detail.append(f"Interval: average change in %{where}.")
     said = f"perplexity rises, distributions largely overlap, most between {LOW} and {HIGH}"
-    return verdict("L4", name, rises and not apart, f"perplexity changes by {changed}%; {shares}", said,
-                   (mean["change_low"], mean["change_high"]), len(area), _l4_detail(data, mixed, rises, apart))
+    came_out = "; ".join(f"{model}{_l4_said(of[0])}" for model, of in named.items())
+    return verdict("L4", name, holds, came_out, said,
+                   (least["change_low"], least["change_high"]), max(len(of[0]) - 1 for of in found.values()),
+                   " ".join(detail))
 
 # %% ../../../nbs/09_papers/05_li2024/01_fluency.ipynb #c026
 def sweep_points(
@@ -178,26 +211,36 @@ def change_by_rate(
     return pd.concat(parts, ignore_index=True)
 
 # %% ../../../nbs/09_papers/05_li2024/01_fluency.ipynb #c033
-def _trend(data: pd.DataFrame, metric: str, sign: int) -> dict:
-    "Page's test of an order of the rates within each language"
-    from scipy.stats import page_trend_test
+def order_p(
+    values: np.ndarray,  # [n], in the order of the rates
+) -> tuple[float, float]:  # Spearman's correlation with the rates, share of all orders that give as much
+    "Do values rise with the rate? An exact test over the orders of the models"
+    from scipy.stats import rankdata
 
-    rows = data[(data["metric"] == metric) & (data["lang"] != "mean")]
-    wide = (sign * rows.pivot(index="lang", columns="rate", values="after")).loc[rows["lang"].unique()].dropna()
-    varies = wide.shape[1] > 2 and len(wide) and bool((wide.nunique(axis=1) > 1).any())
-    order = pd.Series(range(wide.shape[1]), wide.columns)
-    rho = wide.apply(lambda row: row.corr(order, method="spearman") if row.nunique() > 1 else 0.0, axis=1)
-    return {"metric": metric, "direction": "falls" if sign < 0 else "rises",
-            "p": page_trend_test(wide.to_numpy()).pvalue if varies else 1.0,
-            "spearman_mean": sign * rho.mean(), "languages_in_order": int((rho > 0).sum()), "languages": len(wide)}
+    places = rankdata(values)
+    orders = np.array(list(permutations(places)))
+    rates = np.arange(len(values)) - (len(values) - 1) / 2
+    if np.ptp(places) == 0:
+        return 0.0, 1.0
+    rho = orders @ rates / np.sqrt((rates ** 2).sum() * ((places - places.mean()) ** 2).sum())
+    return float(rho[0]), float((rho >= rho[0] - 1e-9).mean())
+
+
+def _trend(data: pd.DataFrame, metric: str, sign: int) -> dict:
+    "Whether the average over the languages is in the order of the rates, and in how many languages so"
+    of = data[data["metric"] == metric].pivot(index="lang", columns="rate", values="after")
+    wide = sign * of.drop(index="mean").dropna()
+    rho, p = order_p((sign * of.loc["mean"]).round(9).to_numpy(float))
+    by_lang = [order_p(row)[0] for row in wide.to_numpy(float)]
+    return {"metric": metric, "direction": "falls" if sign < 0 else "rises", "p": p, "spearman": sign * rho,
+            "models": wide.shape[1], "languages_in_order": sum(r > 0 for r in by_lang), "languages": len(wide)}
 
 # %% ../../../nbs/09_papers/05_li2024/01_fluency.ipynb #c035
 def trends_of_rates(
     data: pd.DataFrame,  # of `change_by_rate`
 ) -> pd.DataFrame:  # index `metric`: emt, perplexity
-    "Whether EMT falls and perplexity rises from rate to rate; p corrected by Holm's method over the two"
-    trends = pd.DataFrame([_trend(data, "emt", -1), _trend(data, "perplexity", 1)]).set_index("metric")
-    return trends.assign(p_holm=stats.holm(trends["p"]))
+    "Whether EMT falls and perplexity rises from rate to rate"
+    return pd.DataFrame([_trend(data, "emt", -1), _trend(data, "perplexity", 1)]).set_index("metric")
 
 
 def beside_rates(data: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
@@ -219,9 +262,10 @@ def beside_rates(data: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
 def _l6_detail(average: pd.Series, holds: bool | None) -> str:
     "How L6 was judged; `average` is EMT by rate"
     if holds is None:
-        return "It takes three rates or more to speak of an order."
+        return f"It takes four tuned models for an order to have a p below {LEVEL}, and {len(average)} were run."
     where = "the largest rate" if average.idxmin() == average.index[-1] else None
-    text = f"Page's trend test with languages as blocks, Holm over the two. The lowest EMT is at {average.idxmin():g}"
+    text = ("Exact test over the orders of the tuned models of one base, whose languages are no further observations. "
+            f"The lowest EMT is at {average.idxmin():g}")
     text += f", {where}." if where else ": a still larger rate is no longer less toxic; the model begins to ramble."
     if not holds:
         text += (" Where the order is missing, the rates may be too low to have moved the model within the steps "
@@ -235,12 +279,16 @@ def judge_l6(
     name: str,  # the exhibit
     rates: str = "five rates",  # those of the paper, as its sweep is told
 ) -> dict:
-    "L6: a larger learning rate buys less toxicity for more perplexity"
+    """L6: a larger learning rate buys less toxicity for more perplexity
+
+    Holds: over the tuned models, one a rate, EMT falls and perplexity rises in order (exact p below 0.05 each).
+    Fails: one of the two is not in the order of the rates.
+    """
     average = data[(data["lang"] == "mean") & (data["metric"] == "emt")].set_index("rate")["after"]
-    holds = bool((trends["p_holm"] < LEVEL).all()) if len(average) > 2 else None
+    holds = bool((trends["p"] < LEVEL).all()) if len(average) > 3 else None
     said = [
-        f"{title} {row.direction} with the rate in {row.languages_in_order} of {row.languages} languages (mean "
-        f"Spearman {row.spearman_mean:.2f}, p = {row.p_holm:.3g})"
+        f"{title} {row.direction} with the rate in {row.languages_in_order} of {row.languages} languages (Spearman of "
+        f"the average {row.spearman:.2f} over {row.models} tuned models, p = {row.p:.3g})"
         for title, row in zip(("EMT", "perplexity"), trends.itertuples(), strict=True)
     ]
     return verdict(

@@ -12,8 +12,10 @@ import pandas as pd
 
 # %% ../../../nbs/09_papers/05_li2024/04_hyperparameters.ipynb #c005
 TUNING = {  # setting -> as published for full tuning, for QLoRA
-    "tuning": ("full", "qlora"), "optimizer": ("rmsprop", "rmsprop"), "learning_rate": ("1e-05", "1e-05"),
-    "beta": ("0.1", "0.1"), "batch_size": ("4", "1"), "gradient_accumulation": ("1", "4"), "epochs": ("5", "20"),
+    "tuning": ("full", "qlora"), "optimizer": ("rmsprop", "rmsprop"),
+    "learning_rate": ("1e-05 (code)", "1e-05 (code)"),
+    "beta": ("0.1 (code)", "0.1 (code)"), "batch_size": ("4", "1"),
+    "gradient_accumulation": ("1", "4"), "epochs": ("5", "20"),
     "max_steps": ("-", "-"), "warmup_steps": ("150 (code)", "150 (code)"), "eval_steps": ("25 (code)", "25 (code)"),
     "eval_share": ("0.05 (code)", "0.05 (code)"), "patience": ("10", "10"),
     "max_grad_norm": ("10 (code)", "10 (code)"), "max_length": ("256 (code)", "256 (code)"),

@@ -6,7 +6,8 @@ Docs: https://xlingtox.github.io/xlingtox/09_papers/05_li2024/mechanism.html.md"
 
 # %% auto #0
 __all__ = ['SEPARATES', 'SPOKEN', 'SEVERAL', 'ACTIVE', 'paper_says', 'probe_by_language', 'judge_l8', 'sets_of_sites',
-           'four_of_two_themes', 'against_truth', 'spoken_table', 'judge_l9', 'judge_l10']
+           'four_of_two_themes', 'against_truth', 'spoken_table', 'toxic_counts', 'unlike', 'mixture_of_languages',
+           'judge_l9', 'judge_l10']
 
 # %% ../../../nbs/09_papers/05_li2024/05_mechanism.ipynb #m002
 import numpy as np
@@ -79,7 +80,11 @@ def judge_l8(
     name: str,  # the exhibit that bears it
     published: str,  # what the paper says
 ) -> dict:  # of `verdict`
-    "L8: a probe trained on English separates toxic from neutral text, in other languages too"
+    """L8: a probe trained on English separates toxic from neutral text, in other languages too
+
+    Holds: AUC of 0.8 or more on held-out English text, and above one half in every other language (Holm).
+    Fails: it is lower in English, or not above one half in one other language.
+    """
     trained, others = _trained_and_others(separation)
     above = (others["p_holm"] < LEVEL) & (others["auc"] > 0.5)
     separates = bool(trained["auc"] >= SEPARATES and trained["low"] > 0.5)
@@ -146,42 +151,105 @@ def spoken_table(
     rng = np.random.default_rng(0)
     return pd.DataFrame([_spoken_row(name, sites, truth, rng) for name, sites in sets.items()])
 
-# %% ../../../nbs/09_papers/05_li2024/05_mechanism.ipynb #m041
-def _more_languages(actual: pd.DataFrame, random: pd.DataFrame) -> tuple[tuple, float, str]:
-    "Interval of the mean number of languages, p that random vectors speak as many, and both in words"
-    from scipy.stats import mannwhitneyu
-
-    own, other = (sites["n_toxic_languages"].astype(float) for sites in (actual, random))
-    interval = _mean_over_vectors(own, np.random.default_rng(0))[1:]
-    said = (f"toxic tokens of {own.mean():.1f} languages on average, random value vectors {other.mean():.1f}; of two "
-            f"languages or more in {(own >= 2).sum()} of {len(own)}")
-    return interval, mannwhitneyu(own, other, alternative="greater").pvalue, said
-
-# %% ../../../nbs/09_papers/05_li2024/05_mechanism.ipynb #m044
-SEVERAL = 2  # languages of the toxic tokens, on average
+# %% ../../../nbs/09_papers/05_li2024/05_mechanism.ipynb #p002
+def toxic_counts(
+    sites: pd.DataFrame,  # artifact `sites`
+    tokens: pd.DataFrame,  # artifact `unembedding`: layer neuron lang severity ...
+) -> pd.DataFrame:  # a row per site, a column per language
+    "How many toxic tokens of each language a value vector promotes"
+    known = tokens[(tokens["severity"] > 0) & ~tokens["lang"].isin(["", "shared"])]
+    counts = known.groupby(["layer", "neuron", "lang"]).size().unstack("lang", fill_value=0)
+    return counts.reindex(pd.MultiIndex.from_frame(sites[["layer", "neuron"]]), fill_value=0).astype(int)
 
 
+def unlike(
+    counts: np.ndarray,  # [n, n_langs] of `toxic_counts`, two tokens a row at least
+) -> np.ndarray:  # [n]
+    "Share of the pairs of a vector's toxic tokens that are of different languages"
+    k = counts.sum(axis=1)
+    return 1 - (counts * (counts - 1)).sum(axis=1) / (k * (k - 1))
+
+# %% ../../../nbs/09_papers/05_li2024/05_mechanism.ipynb #p007
+def _one_language(own: np.ndarray, random: np.ndarray, rng: np.random.Generator) -> float:
+    "Mean of `unlike` if each source [n, n_langs] had tokens of one language but for the strays of a random vector"
+    k, strays = own.sum(axis=1), random[rng.integers(len(random), size=len(own))]
+    for i in np.flatnonzero(strays.sum(axis=1) > k):
+        strays[i] = rng.multivariate_hypergeometric(strays[i], k[i])
+    strays[np.arange(len(own)), own.argmax(axis=1)] += k - strays.sum(axis=1)
+    return float(unlike(strays).mean())
+
+# %% ../../../nbs/09_papers/05_li2024/05_mechanism.ipynb #p010
+def mixture_of_languages(
+    sites: pd.DataFrame,  # artifact `sites`
+    tokens: pd.DataFrame,  # artifact `unembedding`
+    n_draws: int = 2000,
+) -> dict | None:  # unlike low high, expected (of one language and strays), p, n; None where no source has two tokens
+    "How mixed the toxic tokens of the actual sources are, and what one language with strays would give"
+    actual, _, random = sets_of_sites(sites).values()
+    counts, rng = toxic_counts(sites, tokens), np.random.default_rng(0)
+    own, other = (counts.loc[pd.MultiIndex.from_frame(s[["layer", "neuron"]])].to_numpy() for s in (actual, random))
+    own = own[own.sum(axis=1) > 1]
+    if not len(own):
+        return None
+    mean, low, high = _mean_over_vectors(pd.Series(unlike(own)), rng)
+    drawn = np.array([_one_language(own, other, rng) for _ in range(n_draws)])
+    return {"unlike": mean, "low": low, "high": high, "expected": drawn.mean(), "n": len(own),
+            "p": ((drawn >= mean - 1e-9).sum() + 1) / (n_draws + 1)}
+
+# %% ../../../nbs/09_papers/05_li2024/05_mechanism.ipynb #p013
+SEVERAL = 0.5  # of the pairs of toxic tokens are of different languages: what two languages in equal parts give
+
+
+def _detail_of_languages(actual: pd.DataFrame, random: pd.DataFrame, n_tokens: int, p_toxic: float) -> str:
+    "What was counted, and whether the sources promote more toxic tokens than random value vectors"
+    return (f"Top {n_tokens} tokens; a token's language is the one with half or more of its use. All tokens come from "
+            f"{actual['n_languages'].mean():.1f} languages, those of random value vectors from "
+            f"{random['n_languages'].mean():.1f}; toxic are {actual['n_toxic'].mean():.1f} of a source and "
+            f"{random['n_toxic'].mean():.1f} of a random vector (Mann-Whitney p = {p_toxic:.2g}).")
+
+# %% ../../../nbs/09_papers/05_li2024/05_mechanism.ipynb #p018
+def _said_of_languages(found: dict, n_sources: int) -> str:
+    "How mixed the toxic tokens are, beside what one language with strays would give"
+    return (f"two toxic tokens of a source are of different languages {100 * found['unlike']:.0f}% of the time; in one "
+            f"language with strays {100 * found['expected']:.0f}% (p = {found['p']:.2g}); {found['n']} of {n_sources} "
+            "sources have two toxic tokens or more")
+
+
+def _doubts_of_languages(toxic: bool, several: bool) -> str:
+    "What the interval is of, and what a failure may mean"
+    return (" Interval: share of pairs of different languages."
+            + ("" if toxic else " A source that promotes no more toxic tokens than any vector may be toxic otherwise.")
+            + ("" if several else " Toxic tokens of one language may mean that each language has neurons of its own."))
+
+# %% ../../../nbs/09_papers/05_li2024/05_mechanism.ipynb #p016
 def judge_l9(
     sites: pd.DataFrame,  # artifact `sites`
-    n_tokens: int,  # top tokens of each value vector that were looked at
+    tokens: pd.DataFrame,  # artifact `unembedding`
     name: str,  # the exhibit that bears it
     published: str,  # what the paper says
 ) -> dict:  # of `verdict`
-    "L9: toxic value vectors promote tokens of several languages"
+    """L9: toxic value vectors promote tokens of several languages
+
+    Holds: they are more toxic than random vectors; two toxic tokens of one differ in language half the time or more.
+    Fails: the toxic tokens of each are of one language, strays aside, or no more than a random vector has.
+    """
+    from scipy.stats import mannwhitneyu
+
     actual, _, random = sets_of_sites(sites).values()
     if actual.empty:
         return verdict("L9", name, None, "not run: there are no actual sources", published)
-    holds, interval, said = None, None, "the tokens' toxicity is unknown"
-    told = " A lexicon (sites.lexicon) would tell."
-    if sites["n_toxic"].notna().all():
-        interval, p, said = _more_languages(actual, random)
-        holds = bool(interval[0] >= SEVERAL and p < LEVEL)
-        told = f" Mann-Whitney p = {p:.2g}. Interval: mean number of languages."
-    detail = (f"Top {n_tokens} tokens; a token's language is the one with half or more of its use. All tokens come "
-              f"from {actual['n_languages'].mean():.1f} languages, those of random value vectors from "
-              f"{random['n_languages'].mean():.1f}.{told}"
-              + (" Few languages may mean that each has neurons of its own." if holds is False else ""))
-    return verdict("L9", name, holds, said, published, interval, len(actual), detail)
+    if sites["n_toxic"].isna().any():
+        return verdict("L9", name, None, "the tokens' toxicity is unknown", published, n=len(actual),
+                       detail="A lexicon (sites.lexicon) would tell.")
+    p_toxic = mannwhitneyu(*(s["n_toxic"].astype(float) for s in (actual, random)), alternative="greater").pvalue
+    found, toxic = mixture_of_languages(sites, tokens), bool(p_toxic < LEVEL)
+    detail = _detail_of_languages(actual, random, int(tokens["place"].max()), p_toxic)
+    if found is None:
+        return verdict("L9", name, None if toxic else False, "no source has two toxic tokens of known languages",
+                       published, n=0, detail=detail + " Two tokens may be too much to ask of so few.")
+    several = bool(found["low"] >= SEVERAL and found["p"] < LEVEL)
+    return verdict("L9", name, toxic and several, _said_of_languages(found, len(actual)), published,
+                   (found["low"], found["high"]), found["n"], detail + _doubts_of_languages(toxic, several))
 
 # %% ../../../nbs/09_papers/05_li2024/05_mechanism.ipynb #m047
 def _n_active(sites: pd.DataFrame) -> int:
@@ -221,12 +289,18 @@ def judge_l10(
     name: str,  # the exhibit that bears it
     published: str,  # what the paper says
 ) -> dict:  # of `verdict`
-    "L10: a good part of the potential sources of toxicity are active before toxic text"
+    """L10: a good part of the potential sources of toxicity are active before toxic text
+
+    Holds: a fifth or more of them are active, and more often than random neurons are.
+    Fails: few are active, or random neurons are as often.
+    """
     from statsmodels.stats.proportion import proportion_confint
 
     _, potential, random = sets_of_sites(sites).values()
     active = _n_active(potential)
     low, high = proportion_confint(active, len(potential), method="wilson")
     said = f"{active} of {len(potential)} active; random neurons {_n_active(random)} of {len(random)}"
-    detail = _detail_of_activity(active, low, *_p_of_chance(potential, random), lang)
-    return verdict("L10", name, bool(low >= ACTIVE), said, published, (low, high), len(potential), detail)
+    often, strongly = _p_of_chance(potential, random)
+    detail = _detail_of_activity(active, low, often, strongly, lang)
+    holds = bool(low >= ACTIVE and often < LEVEL)
+    return verdict("L10", name, holds, said, published, (low, high), len(potential), detail)

@@ -6,8 +6,8 @@ Docs: https://xlingtox.github.io/xlingtox/09_papers/05_li2024/toxicity.html.md""
 
 # %% auto #0
 __all__ = ['TITLES', 'SCALE', 'DIGITS', 'MODELS', 'OTHERS', 'toxicity_change', 'published_averages', 'beside_averages',
-           'judge_l1', 'average_change', 'mixed_changes', 'with_direction', 'beside_models', 'judge_l2',
-           'halves_overlap', 'judge_l4_models', 'judge_l5', 'compare_kinds', 'gap_of_kinds', 'beside_kinds', 'judge_l3']
+           'judge_l1', 'average_change', 'mixed_changes', 'with_direction', 'beside_models', 'judge_l2', 'judge_l5',
+           'compare_kinds', 'gap_of_kinds', 'beside_kinds', 'judge_l3']
 
 # %% ../../../nbs/09_papers/05_li2024/00_toxicity.ipynb #c002
 import numpy as np
@@ -102,7 +102,11 @@ def judge_l1(
     name: str,  # the exhibit
     facts: dict[str, dict] = {},  # noqa: B006  # of `published_averages`
 ) -> dict:
-    "L1: English-only DPO lowers EMT, ToxProb and AvgTox in every language"
+    """L1: English-only DPO lowers EMT, ToxProb and AvgTox in every language
+
+    Holds: all three are lower in every language, and the interval of each average decrease lies above 0.
+    Fails: one metric does not fall in one language, or its average decrease may be 0.
+    """
     judged = {metric: _falls_everywhere(data, metric) for metric in MEASURES}
     holds = all(ok for ok, _ in judged.values())
     also = "".join(f"; {text.split()[0]} {text.split('; ')[-1]}".rstrip(".")
@@ -159,29 +163,31 @@ def with_direction(data: pd.DataFrame, fits: pd.DataFrame) -> pd.DataFrame:
     return data.assign(falls=falls.to_numpy(), rises=rises.to_numpy())
 
 # %% ../../../nbs/09_papers/05_li2024/00_toxicity.ipynb #c034
-def _row_of(data: pd.DataFrame, role: str, when: str) -> dict:
+def _row_of(data: pd.DataFrame, role: str, when: str, ran: str) -> dict:
     "A model before or after, on average"
     if role not in set(data["role"]):
         return {"model": MODELS[role][0], "state": "not run"} | dict.fromkeys(TITLES.values(), "-")
     found = data[data["role"] == role].set_index("metric")
     cells = {title: _shown(found.loc[m], when, m) if m in found.index else "-" for m, title in TITLES.items()}
-    return {"model": MODELS[role][0], "state": when} | cells
+    return {"model": ran, "state": when} | cells
 
 
 def _published_row(when: str) -> dict:
     "What the paper's text states of its table 2"
     known = {"EMT": f"{published('emt_mgpt')[when]:.3f}", "ToxProb, %": f"{published('toxprob_mgpt')[when]:.1f}"}
-    return {"model": "mGPT", "state": f"{when}, published"} | dict.fromkeys(TITLES.values(), "-") | known
+    return {"model": "mGPT, 1.3 B", "state": f"{when}, published"} | dict.fromkeys(TITLES.values(), "-") | known
 
 
 def beside_models(
     data: pd.DataFrame,  # rows of `average_change`
+    ran: dict[str, str] = {},  # noqa: B006  # role -> what the run took for it, such as "miniature of mGPT"
 ) -> pd.DataFrame:
     "Table 2 of the run, with what is published between its rows"
     rows = []
     for role in MODELS:
         for when in ("before", "after") if role in set(data["role"]) else ("before",):
-            rows += [_row_of(data, role, when)] + ([_published_row(when)] if role == "mgpt" else [])
+            rows.append(_row_of(data, role, when, ran.get(role, MODELS[role][0])))
+            rows += [_published_row(when)] if role == "mgpt" else []
     return pd.DataFrame(rows)
 
 # %% ../../../nbs/09_papers/05_li2024/00_toxicity.ipynb #c037
@@ -192,7 +198,11 @@ def judge_l2(
     data: pd.DataFrame,  # of `with_direction`: `role metric falls`
     name: str,  # the exhibit
 ) -> dict:
-    "L2: English-only DPO lowers toxicity in every model family"
+    """L2: English-only DPO lowers toxicity in every model family
+
+    Holds: all three metrics fall in every model, in the bootstrap and in the mixed model; two families or more.
+    Fails: in one model the fall of one metric may be 0.
+    """
     toxic = data[data["metric"].isin(MEASURES)]
     lower = toxic.groupby(toxic["role"].map(lambda role: MODELS[role][1]), sort=False)["falls"].all()
     said = [f"{f}: {'' if ok else 'not all of '}EMT, ToxProb and AvgTox lower" for f, ok in lower.items()]
@@ -205,65 +215,17 @@ def judge_l2(
     return verdict("L2", name, bool(lower.all()) if len(lower) > 1 else None, "; ".join(said),
                    "lower in mGPT, BLOOM, Llama and Aya-23", n=len(lower), detail=detail)
 
-# %% ../../../nbs/09_papers/05_li2024/00_toxicity.ipynb #c040
-def halves_overlap(
-    perplexity: pd.DataFrame,  # `model lang perplexity`, a row per continuation, of one role
-) -> tuple[int, int]:  # languages that overlap, and all
-    "In how many languages the middle halves of the perplexities before and after overlap"
-    scores = perplexity.dropna(subset="perplexity")
-    state = scores["model"].str.endswith("/base").map({True: "before", False: "after"})
-    q = scores.groupby([state, "lang"])["perplexity"].quantile([0.25, 0.75]).unstack().unstack(0)
-    apart = (q[(0.25, "after")] > q[(0.75, "before")]) | (q[(0.75, "after")] < q[(0.25, "before")])
-    return len(q) - int(apart.sum()), len(q)
-
-# %% ../../../nbs/09_papers/05_li2024/00_toxicity.ipynb #c042
-def _change_of(row) -> str:
-    "`10 to 13 (30.0 [28.1, 31.5]%)`"
-    percent = with_interval(-row["percent"], -row["percent_high"], -row["percent_low"], 1)
-    return f"{row['before']:.3g} to {row['after']:.3g} ({percent}%)"
-
-
-def judge_l4_models(
-    data: pd.DataFrame,  # of `with_direction`
-    overlap: dict[str, tuple[int, int]],  # role -> `halves_overlap`
-    n_langs: int,
-    name: str,  # the exhibit
-) -> dict:
-    "L4 over models: perplexity rises after DPO, while its distributions before and after overlap"
-    rows = data[data["metric"] == "perplexity"].set_index("role").loc[[*overlap]]
-    least = rows.loc[rows["decrease_high"].idxmax()]
-    said = [
-        f"{MODELS[role][0]}: {_change_of(row)}, middle halves overlap in {overlap[role][0]} of {overlap[role][1]} "
-        "languages"
-        for role, row in rows.iterrows()
-    ]
-    detail = (
-        f"Average over languages of the median perplexity; it rises, {_HOW} Interval: its change in %, of the model "
-        "where it rises least."
-    )
-    if not rows["rises"].all():
-        detail += (
-            " Where it does not rise, tuning was gentle, or the judge finds polite continuations as natural as "
-            "toxic ones."
-        )
-    return verdict(
-        "L4",
-        name,
-        bool(rows["rises"].all()) and all(some == of for some, of in overlap.values()),
-        "; ".join(said),
-        "average perplexity rises; distributions largely overlap",
-        (-least["percent_high"], -least["percent_low"]),
-        n_langs,
-        detail,
-    )
-
 # %% ../../../nbs/09_papers/05_li2024/00_toxicity.ipynb #c045
 def judge_l5(
     data: pd.DataFrame,  # of `with_direction`
     n_langs: int,
     name: str,  # the exhibit
 ) -> dict:
-    "L5: the diversity of the continuations falls after DPO"
+    """L5: the diversity of the continuations falls after DPO
+
+    Holds: Dist-1, Dist-2 and Dist-3 fall in every model, in the bootstrap and in the mixed model.
+    Fails: in one model the fall of one of them may be 0.
+    """
     dist = data[data["metric"].isin(("dist1", "dist2", "dist3"))]
     least = dist.loc[dist["decrease_low"].idxmin()]
     said = [f"{MODELS[role][0]}: " + ", ".join(f"{TITLES[r.metric]} {-r.percent:+z.1f}%" for r in of.itertuples())
@@ -364,7 +326,11 @@ def judge_l3(
     steps: dict[str, list[str]],  # steps that were run: "full" and "QLoRA"
     name: str,  # the exhibit
 ) -> dict:
-    "L3: QLoRA lowers toxicity less than full tuning"
+    """L3: QLoRA lowers toxicity less than full tuning
+
+    Holds: QLoRA leaves more of all three metrics on average, with intervals above 0 and p < 0.05 (Holm).
+    Fails: for one metric the difference may be 0 or goes the other way.
+    """
     mean, mean_gap = _means(data, ["metric", "tuning"]), _means(gap, "metric")
     holds, row = bool(((mean_gap["gap_low"] > 0) & (mean_gap["p_holm"] < LEVEL)).all()), mean_gap.loc["emt"]
     return verdict(

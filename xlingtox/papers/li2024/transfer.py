@@ -130,7 +130,11 @@ def judge_l13(
     fact: dict,  # of `published_correlation`
     name: str,  # the exhibit
 ) -> dict:
-    "L13: the better a language is aligned with English, the more its toxicity falls"
+    """L13: the better a language is aligned with English, the more its toxicity falls
+
+    Holds: Pearson's r over the languages is above 0, with a permutation p below 0.05.
+    Fails: r is 0 or negative, or chance gives one as large.
+    """
     shown = data.dropna(subset=["percent", "accuracy", "cosine"])
     pearson = r[(r["decrease"] == "percent") & (r["method"] == "pearson")].set_index("alignment")
     acc, cos = pearson.loc["accuracy"], pearson.loc["cosine"]
@@ -169,10 +173,15 @@ def _l14_in_words(shown: pd.DataFrame, least: list[str]) -> tuple[float | None, 
 # %% ../../../nbs/09_papers/05_li2024/03_transfer.ipynb #c022
 def judge_l14(
     data: pd.DataFrame,  # of `transfer_by_language`
+    given: bool | None,  # whether L13 holds
     role: str,
     name: str,  # the exhibit
 ) -> dict:
-    "L14: the languages whose toxicity falls least are those least aligned with English"
+    """L14: the languages whose toxicity falls least are those least aligned with English
+
+    Holds: L13 holds, and few sets of four languages (below 5%) are as little aligned as the four least reduced.
+    Fails: L13 does not hold, or the four least reduced are aligned like other fours.
+    """
     shown = data.dropna(subset=["percent", "accuracy", "cosine"])
     least = shown.sort_values("percent", kind="stable")["lang"].tolist()[:4]
     aligned = shown.sort_values("accuracy", kind="stable")["lang"].tolist()[:4]
@@ -181,8 +190,11 @@ def judge_l14(
         f"The four least aligned languages are {' '.join(aligned)}; the two fours have "
         f"{len(set(aligned) & set(least))} in common. p is the share of all sets of four languages with as low a "
         "mean accuracy.")
+    if p is not None and given is False:
+        detail += " L13 does not hold, so the order of the languages by alignment says nothing of their fall."
     if p and p >= LEVEL:
         detail += (" Other traits than alignment, such as how often a language is toxic at all, may decide where "
                    "the least falls.")
     said = "least reduced: hi ko ar cs, said to be the least aligned" if role == "mgpt" else None
-    return verdict("L14", name, None if p is None else p < LEVEL, came_out, said, n=len(shown), detail=detail)
+    holds = None if p is None else bool(given) and p < LEVEL
+    return verdict("L14", name, holds, came_out, said, n=len(shown), detail=detail)

@@ -1,0 +1,74 @@
+"""Claims over several trainings of one base model, and what is archived of them."""
+import json
+
+import pandas as pd
+import pytest
+from xlingtox import profiles
+from xlingtox.core import write_json
+from xlingtox.languages import LI2024
+from xlingtox.models.registry import bases_of
+from xlingtox.papers import archive
+from xlingtox.papers.exhibits import EXHIBITS
+from xlingtox.papers.li2024 import bases
+from xlingtox.runs import select
+
+from synthetic_run import make_run, run_cells
+
+LANGS = LI2024[:5]  # those that are reached best
+NAME = "ours/transfer_mgpt"
+
+
+@pytest.fixture(scope="module")
+def four_of_five(tmp_path_factory):
+    "Five bases; tuning does nothing to the last"
+    run = make_run(tmp_path_factory.mktemp("bases"), 0.95, LANGS, n_prompts=150, roles=bases_of("mgpt")[:4], seeds=1)
+    return make_run(run, 0, LANGS, n_prompts=150, roles=bases_of("mgpt")[4:], seeds=1)
+
+
+def exhibit(run, name=NAME):
+    run_cells(name, run, name=name)
+    return json.loads((run / "exhibits" / name / "exhibit.json").read_text())
+
+
+def test_a_claim_holds_over_bases_when_it_holds_in_four_of_five(four_of_five):
+    found = {v["claim"]: v for v in exhibit(four_of_five)["verdicts"]}
+    assert set(found) == {"L1", "L13", "L14"}
+    assert found["L1"]["holds"] is True and "4 of 5 bases" in found["L1"]["reproduced"] and found["L1"]["n"] == 5
+    low, high = found["L1"]["interval"]
+    rows = pd.read_csv(four_of_five / "exhibits" / NAME / "by_base.csv")
+    falls = rows.loc[rows["claim"] == "L1", "value"]
+    assert low < falls.mean() < high and high - low > 50, "one base that does not move widens the interval over bases"
+
+
+def test_three_of_five_are_too_few(four_of_five, tmp_path):
+    rows = bases.verdicts_by_base(four_of_five, "mgpt", ["L1"], NAME)
+    rows["holds"] = [True, True, True, None, False]
+    assert bases.judge_over_bases("L1", rows, NAME)["holds"] is False
+    assert bases.judge_over_bases("L1", rows.head(2), NAME)["holds"] is None
+
+
+def test_a_base_is_judged_on_its_first_seed_alone(tmp_path):
+    run = make_run(tmp_path, 0.9, LANGS, roles=bases_of("mgpt")[:3], seeds=1)
+    alone = bases.verdicts_by_base(run, "mgpt", ["L1"], NAME)
+    make_run(run, 0.9, LANGS, roles=["mgpt"], seeds=3)
+    assert bases.verdicts_by_base(run, "mgpt", ["L1"], NAME)["value"].tolist() == alone["value"].tolist()
+
+
+def test_two_bases_are_not_compared():
+    mini = profiles.load_profile("mini")
+    few = mini.model_copy(update={"leave_out": [], "models": {r: m for r, m in mini.models.items() if r in ("mgpt", "mgpt-1")}})
+    assert "3 bases or more, and the profile has 2" in select.lacks(few, EXHIBITS[NAME])
+    assert select.lacks(mini.model_copy(update={"leave_out": []}), EXHIBITS[NAME]) == ""
+    assert "leaves it out" in select.lacks(mini, EXHIBITS[NAME])
+
+
+def test_an_archive_is_read_as_long_as_its_miniatures_are_those_of_this_version(four_of_five, tmp_path, monkeypatch):
+    write_json({"models": {role: {"model": f"mini:{role}"} for role in bases_of("mgpt")}}, four_of_five / "profile.json")
+    exhibit(four_of_five)
+    archive.keep(four_of_five, tmp_path / "bases")
+    over = archive.archived("bases", "over_bases", tmp_path)
+    assert over.set_index("claim").loc["L1", ["n", "held"]].tolist() == [5, 4]
+    assert set(archive.archived("bases", "transfer", tmp_path)["base"]) == set(bases_of("mgpt"))
+    assert "L1 in 4 of 5" in archive.said_over_bases(("L1",), "mgpt", over)
+    monkeypatch.setattr(archive, "recipe_digest", lambda recipe: "another world")
+    assert archive.archived("bases", "over_bases", tmp_path) is None
