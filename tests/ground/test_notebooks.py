@@ -16,5 +16,6 @@ def test_outputs_hold_no_warning_and_no_path_of_a_machine(path):
         for output in cell.get("outputs", []):
             assert output.get("name") != "stderr", (cell["id"], "".join(output["text"])[:200])
             assert output["output_type"] != "error", cell["id"]
-            shown = "".join(output.get("text", []) + output.get("data", {}).get("text/plain", []))
+            texts = [text for kind, text in output.get("data", {}).items() if kind.startswith("text/")]
+            shown = "".join(sum(texts, output.get("text", [])))
             assert not re.search(r"/(tmp|root|home|Users|work)/|0x[0-9a-f]{8}", shown), (cell["id"], shown[:200])

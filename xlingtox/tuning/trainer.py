@@ -95,7 +95,7 @@ class _Objective:
     config: Callable  # the trainer's own arguments, of trl
     arguments: dict  # that only this objective has
     data: dict[str, pd.DataFrame]  # "train" and "eval", with the columns that the trainer reads
-    at_once: int = 1  # examples that each process must see at a time
+    at_once: int = 1  # examples that belong together: each process sees a multiple of them at a time
 
 # %% ../../nbs/05_tuning/02_trainer.ipynb #a070
 def _processes() -> int:
@@ -107,7 +107,7 @@ def _processes() -> int:
 def arguments(self: _Training, objective: _Objective, work: Path, cpu: bool):
     "All arguments of an objective's trainer"
     examples, accumulated = self.share(_processes())
-    if examples < objective.at_once:
+    if examples % objective.at_once:
         raise InputError(f"{objective.method} compares the examples of a batch: batch_size must be a multiple of "
                          f"{objective.at_once * _processes()}, is {self.batch_size}")
     return objective.config(

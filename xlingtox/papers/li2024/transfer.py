@@ -117,9 +117,11 @@ def _l13_detail(acc, cos, within: pd.Series, shown: pd.DataFrame, holds: bool | 
         text += f" Within single seeds r lies between {within.min():.2f} and {within.max():.2f}."
     if holds is None:
         text += " Four languages or fewer cannot give a p below 0.05."
-    return text + (
-        " An r that is not there may mean that tuning reached all languages alike, or none." if holds is False else ""
-    )
+    if holds is False and acc["r"] < 0 and acc["p_permutation"] < LEVEL:
+        text += " Here tuning reached the less aligned languages more."
+    elif holds is False:
+        text += " An r that is not there may mean that tuning reached all languages alike, or none."
+    return text
 
 # %% ../../../nbs/09_papers/05_li2024/03_transfer.ipynb #c017
 def judge_l13(
