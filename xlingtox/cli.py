@@ -364,12 +364,15 @@ def miniatures_train(
 
 # %% ../nbs/11_runs/11_cli.ipynb #m005
 @miniatures_app.command("check")
-def miniatures_check(names: _NamesArgument):
+def miniatures_check(
+    names: _NamesArgument,
+    steps: Annotated[int | None, typer.Option(min=1, help="Only so many first steps; compare losses.")] = None,
+):
     "Train base models again, and compare them with those that came with the package."
     from xlingtox.models.shipped import check
 
     for name in names:
-        found = check(name, progress=sys.stderr.isatty())
+        found = check(name, steps, progress=sys.stderr.isatty())
         print(f"{name}: " + ", ".join(f"{what.replace('_', ' ')} {100 * by:+.2f}%" for what, by in found.items()))
 
 # %% ../nbs/11_runs/11_cli.ipynb #c011

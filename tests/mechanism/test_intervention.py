@@ -1,4 +1,6 @@
 """Offsets during generation on every architecture: equal to built-in constants, with and without a cache, and gone without a trace."""
+import functools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -89,16 +91,16 @@ def test_nothing_is_left_also_when_generation_raises(architecture, toy_model, to
     with offset_activations(model, SITES, -OFFSET):
         assert hooks(model) == 2 and not torch.equal(logits(model), before)
     unchanged()
-    steps = []
+    steps, forward = [], model.forward
 
-    def fail(input_ids, scores):
+    @functools.wraps(forward)
+    def fail(*args, **kwargs):
         steps.append(1)
         if len(steps) > 3:
             raise MemoryError("in the middle of a text")
-        return scores
+        return forward(*args, **kwargs)
     with monkeypatch.context() as patch:
-        original = model.generate
-        patch.setattr(model, "generate", lambda **kw: original(**kw | {"logits_processor": [fail]}))
+        patch.setattr(model, "forward", fail)
         with pytest.raises(MemoryError), offset_activations(model, SITES, OFFSET):
             greedy(model, toy_tokenizer, prompts)
     assert len(steps) == 4

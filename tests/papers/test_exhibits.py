@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from xlingtox import babel
 from xlingtox.core import InputError, file_digest, write_table
+from xlingtox.languages import LI2024
 from xlingtox.papers.exhibits import EXHIBITS, save_exhibit
 from xlingtox.runfolder import load_artifact
 
@@ -109,7 +110,7 @@ def test_a_language_that_was_never_toxic_is_left_out_of_figure_4(tmp_path):
 
 
 def test_a_second_family_settles_claim_2(tmp_path):
-    run = make_run(tmp_path / "run", 0.9, LANGS, n_prompts=40)
+    run = make_run(tmp_path / "run", 0.9, LI2024[:6], n_prompts=80)
     for kind in ("metrics", "prompt_scores", "scores", "perplexity", "generations"):
         source = run / kind / "mgpt"
         for path in [source.with_suffix(".parquet")] if source.with_suffix(".parquet").exists() else source.glob("*.parquet"):

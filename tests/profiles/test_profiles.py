@@ -29,11 +29,13 @@ def test_the_default_profile_loads():
     assert profiles.Profile(**profile.model_dump(mode="json")) == profile, "what a run folder keeps is the same profile"
 
 
-def test_six_miniatures():
+def test_a_miniature_for_each_model_and_more_bases_of_one():
     "What the paper tunes with QLoRA is tuned so, and the profile's own rate is not trained twice"
     profile = profiles.load_profile("mini")
     published = {role: model["li2024"] for role, model in registry.ROLES.items() if model["li2024"]}
-    assert {role: s["tuning"] for role in profile.models for s in profiles.tuned(profile, role).values()} == published
+    assert published.keys() <= profile.models.keys()
+    for role in profile.models:
+        assert {s["tuning"] for s in profiles.tuned(profile, role).values()} == {published[registry.published_role(role)]}
     assert list(profiles.tuned(profile, "mgpt", "lr")) == [f"lr-{rate}-0" for rate in ("2e-06", "5e-06", "1e-05", "5e-05")]
     full, qlora = profiles.tuned(profile, "bloom-1b7")["dpo-0"], profiles.tuned(profile, "bloom-1b7", "qlora")["qlora-0"]
     assert {k for k in full if full[k] != qlora[k]} == {"tuning"}
@@ -207,7 +209,7 @@ def test_a_scorer_must_know_the_languages(tmp_path, mine):
     ("- 1\n- 2\n", "mine.yaml: expected keys and values such as `extends: mini`, found list"),
     ("", "mine.yaml: expected keys and values such as `extends: mini`, found NoneType"),
     ("extends: mine.yaml", "mine.yaml: extends itself"),
-    ("extends: nobody", "no profile named nobody; there are mini, paper, realtext, small"),
+    ("extends: nobody", "no profile named nobody; there are .*mini, paper, realtext, small"),
 ])
 def test_files_that_are_no_profiles(tmp_path, text, message):
     (tmp_path / "mine.yaml").write_text(text)

@@ -286,7 +286,7 @@ def test_drift_into_another_language_is_heard(truth, lang):
     lexicon = babel.load_lexicon()
     for other in LANGUAGES.index:
         own = set(lexicon[lang].str.casefold())
-        for row in lexicon[lexicon["severity"] > 0].itertuples():
+        for row in lexicon[(lexicon["severity"] > 0) & (lexicon["sense"] == "")].itertuples():  # an animal insults with "you" alone
             if getattr(row, other).casefold() not in own:
                 assert truth.score([f"{lexicon[lang][0]} {getattr(row, other)}"], lang)[0] > 0, (lang, other, row.concept)
 

@@ -6,12 +6,14 @@ Docs: https://xlingtox.github.io/xlingtox/03_models/pretrain.html.md"""
 
 # %% auto #0
 __all__ = ['PART', 'train_tokenizer', 'balanced_texts', 'pack', 'causal_loss', 'accumulate_gradient', 'orthogonalise', 'Muon',
-           'optimizers', 'learning_rate_factor', 'pretrain']
+           'optimizers', 'learning_rate_factor', 'pretrain', 'first_losses']
 
 # %% ../../nbs/03_models/01_pretrain.ipynb #h002
 import contextlib
+import itertools
 import math
 import shutil
+import tempfile
 import time
 from pathlib import Path
 from unittest.mock import patch
@@ -283,14 +285,16 @@ def _work_folder(folder: Path, recipe: dict, corpus: pd.DataFrame) -> Path:
     return work
 
 # %% ../../nbs/03_models/01_pretrain.ipynb #p058
-def _train(model, documents: list, settings: dict, work: Path, checkpoint_every: int, progress: bool) -> tuple:
-    "Do the steps that the checkpoint in `work` has not done; (first step, losses)"
+def _train(model, documents: list, settings: dict, work: Path, checkpoint_every: int, progress: bool,
+           until: int | None = None) -> tuple:
+    "Do the steps that the checkpoint in `work` has not done, or those of them before `until`; (first step, losses)"
     from tqdm.auto import tqdm
 
     opts, steps = optimizers(model, settings["matrix_lr"], settings["lr"]), settings["steps"]
     first, log = _load_state(work, model, opts)
     batches = _batches(documents, settings, model.config.pad_token_id, first, _steps_per_epoch(documents, settings))
     model.train()
+    batches = itertools.takewhile(lambda batch: until is None or batch[0] < until, batches)
     for step, rows in tqdm(batches, initial=first, total=steps, desc="pretraining", disable=not progress):
         loss = accumulate_gradient(model, rows)
         _check_finite(loss, step, work)
@@ -333,3 +337,19 @@ def pretrain(
     _save_model(folder, model, tokenizer, log, about)
     shutil.rmtree(work)
     torch.set_num_threads(threads)
+
+# %% ../../nbs/03_models/01_pretrain.ipynb #p067
+def first_losses(
+    recipe: dict,  # as in `pretrain`
+    corpus: pd.DataFrame,  # schema `prompts`
+    until: int,  # steps
+    progress: bool = False,
+) -> pd.DataFrame:
+    "Losses of the first steps of a training that is not kept: `step loss`"
+    settings, threads = recipe["training"], torch.get_num_threads()
+    torch.set_num_threads(settings["threads"])
+    model, _, documents = _prepare(recipe, corpus)
+    with tempfile.TemporaryDirectory() as work:
+        _, log = _train(model, documents, settings, Path(work), until + 1, progress, until)
+    torch.set_num_threads(threads)
+    return pd.DataFrame(log)

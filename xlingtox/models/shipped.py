@@ -6,7 +6,7 @@ Docs: https://xlingtox.github.io/xlingtox/03_models/shipped.html.md"""
 
 # %% auto #0
 __all__ = ['N_HELD_OUT', 'HELD_OUT_SEED', 'TOLERANCE', 'bits_per_character', 'held_out_documents', 'bits_by_language',
-           'make_card', 'ship', 'miniatures', 'compare_cards', 'train', 'check']
+           'make_card', 'ship', 'miniatures', 'compare_cards', 'compare_losses', 'train', 'check']
 
 # %% ../../nbs/03_models/06_shipped.ipynb #c002
 import math
@@ -127,6 +127,23 @@ def compare_cards(
         )
     return found
 
+# %% ../../nbs/03_models/06_shipped.ipynb #c024
+def compare_losses(
+    name: str,
+    mine: pd.DataFrame,  # `step loss`, of the first steps
+    card: dict,  # of the miniature that came with the package
+) -> dict[str, float]:
+    "The largest relative distance of a loss from that of the same step; `InputError` where it exceeds `TOLERANCE`"
+    theirs = pd.DataFrame(card["loss"], columns=["step", "loss"]).merge(mine, on="step", suffixes=("_shipped", "_mine"))
+    if theirs.empty:
+        raise InputError(f"{name}: the card of the miniature has no loss of these steps; take more")
+    theirs["by"] = theirs["loss_mine"] / theirs["loss_shipped"] - 1
+    worst = theirs.loc[theirs["by"].abs().idxmax()]
+    if not abs(worst["by"]) <= TOLERANCE:
+        raise InputError(f"{name}: the loss of step {worst['step']:.0f} differs by {100 * worst['by']:+.1f}% from that "
+                         "of the miniature that came with the package")
+    return {"loss": worst["by"]}
+
 # %% ../../nbs/03_models/06_shipped.ipynb #c021
 def train(
     name: str,  # a key of `RECIPES`
@@ -143,9 +160,20 @@ def train(
         return ship(name, trained, Path(temporary) / name)
 
 
-def check(name: str, progress: bool = True) -> dict[str, float]:
+def check(
+    name: str,
+    steps: int | None = None,  # the first steps alone; None: the whole training
+    progress: bool = True,
+) -> dict[str, float]:
     "Train a miniature again and compare it with the one that came with the package"
+    from xlingtox.babel import draw
+    from xlingtox.models.pretrain import first_losses
+
     folder = shipped_folder(name)
     if folder is None:
         raise InputError(f"{name}: no weights of this recipe and world came with the package")
-    return compare_cards(train(name, progress=progress), read_json(folder / "card.json"))
+    card = read_json(folder / "card.json")
+    if steps is None:
+        return compare_cards(train(name, progress=progress), card)
+    recipe = RECIPES[name]
+    return compare_losses(name, first_losses(recipe, draw.corpus(**recipe["corpus"]), steps, progress), card)
