@@ -11,6 +11,7 @@ __all__ = ['InputError', 'atomic_path', 'alone', 'check_columns', 'write_table',
 
 # %% ../nbs/00_ground/00_core.ipynb #h002
 import contextlib
+import csv
 import datetime
 import difflib
 import hashlib
@@ -80,6 +81,13 @@ def check_columns(df: pd.DataFrame, columns: list[str], where: str | Path):
         raise InputError(f"{where}: lacks the columns {', '.join(lacking)}; "
                          f"it has {', '.join(map(str, df.columns)) or 'none'}")
 
+# %% ../nbs/00_ground/00_core.ipynb #k051
+def _quoting(df: pd.DataFrame) -> int:
+    "Which cells of a CSV file are put in quotes"
+    texts = df.select_dtypes(exclude="number")
+    returns = any("\r" in str(value) for column in texts for value in texts[column])
+    return csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL
+
 # %% ../nbs/00_ground/00_core.ipynb #k012
 def write_table(
     df: pd.DataFrame,
@@ -88,7 +96,7 @@ def write_table(
     "Write a table whole or not at all; the same rows give the same bytes"
     with atomic_path(path) as temporary:
         if Path(path).suffix == ".csv":
-            df.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+            df.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n", quoting=_quoting(df))
         else:
             df.to_parquet(temporary, index=False, compression="zstd")
 
@@ -101,8 +109,8 @@ def read_table(
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file")
-    csv = path.suffix == ".csv"
-    df = pd.read_csv(path, keep_default_na=False, na_values=[""]) if csv else pd.read_parquet(path)  # "null" is a word
+    words = {"keep_default_na": False, "na_values": [""]}  # "null" is a word
+    df = pd.read_csv(path, **words) if path.suffix == ".csv" else pd.read_parquet(path)
     check_columns(df, columns or [], path)
     return df
 
