@@ -241,7 +241,9 @@ def test_two_processes_share_each_step(run):
     log = read_table(folder / "log.parquet")
     assert (folder.parent / "dpo-0.manifest.json").exists() and not list(folder.parent.glob(".*"))
     assert log["step"].tolist() == alone["step"].tolist()
-    assert log["eval_loss"].to_numpy() == pytest.approx(alone["eval_loss"].to_numpy(), rel=2e-2)
+    assert log["loss"].to_numpy() == pytest.approx(alone["loss"].to_numpy(), rel=1e-3)  # sums in another order
+    # accelerate fills the last batch of validation up with pairs that were read already, so some of these three count twice
+    assert log["eval_loss"].to_numpy() == pytest.approx(alone["eval_loss"].to_numpy(), rel=0.1)
 
 
 @pytest.mark.slow
