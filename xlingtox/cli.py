@@ -111,44 +111,6 @@ def _write(df, out: Path):
     with atomic_path(out) as temporary:
         df.to_json(temporary, orient="records", lines=True, force_ascii=False)
 
-# %% ../nbs/11_runs/11_cli.ipynb #a024
-def _lengths(table, columns: list[str], tokenizer) -> list[int]:
-    "Tokens of each row, in the longest of its columns"
-    tokens = [[len(ids) for ids in tokenizer(table[c].tolist())["input_ids"]] for c in columns]
-    return [max(row) for row in zip(*tokens, strict=True)]
-
-# %% ../nbs/11_runs/11_cli.ipynb #a027
-def _without(table, long, context: int, what: str, together: bool):
-    "The rows that are not long; `together`: an id goes in every language or in none"
-    from xlingtox.core import InputError
-
-    left = table["id"].isin(table["id"][long]) if together else long
-    if left.all():
-        raise InputError(f"{what}; no text fits the model's context of {context}")
-    others = ", the others are their translations" * int(left.sum() > long.sum())
-    print(f"{left.sum()} of {len(table)} texts are left out: {long.sum()} exceed the model's context of {context} "
-          f"tokens{others}", file=sys.stderr)
-    return table[~left].reset_index(drop=True)
-
-# %% ../nbs/11_runs/11_cli.ipynb #a030
-def _fit(table, columns: list[str], model, tokenizer, new: int, skip: bool, together: bool):
-    "The rows whose texts fit into the model's context with `new` tokens more; `together` as in `_without`"
-    from xlingtox.core import InputError
-
-    context = getattr(model.config, "max_position_embeddings", None)
-    if not context or model.config.is_encoder_decoder:
-        return table
-    lengths = _lengths(table, columns, tokenizer)
-    long = (table.assign(n=lengths)["n"] + new > context).to_numpy()
-    if not long.any():
-        return table
-    first = long.argmax()
-    what = f"text {table['lang'].iloc[first]} {table['id'].iloc[first]} has {lengths[first]} tokens"
-    if not skip:
-        raise InputError(f"{what}, and with {new} new ones exceeds the model's context of {context}; "
-                         f"--skip-long leaves out the {long.sum()} texts that do")
-    return _without(table, long, context, what, together)
-
 # %% ../nbs/11_runs/11_cli.ipynb #a033
 @app.command()
 def generate(
@@ -165,10 +127,11 @@ def generate(
     _check_out(out, prompts)
     table = load_any(prompts, "prompts", lang)
     from xlingtox.generation import engine
+    from xlingtox.data.context import within_context
     from xlingtox.models.loading import load
 
     loaded, tokenizer = load(model, progress=sys.stderr.isatty())
-    table = _fit(table, ["text"], loaded, tokenizer, 20, skip_long, together=False)
+    table = within_context(table, ["text"], loaded, tokenizer, 20, skip_long)
     _write(engine.generate(loaded, tokenizer, table, model, k=k, progress=sys.stderr.isatty()), out)
 
 # %% ../nbs/11_runs/11_cli.ipynb #a036
@@ -260,11 +223,12 @@ def retrieval(
     _check_out(out, texts)
     paired = _paired(texts)
     table = _parallel(texts, paired, source, lang)
+    from xlingtox.data.context import within_context
     from xlingtox.models.loading import load
 
     loaded, tokenizer = load(model, progress=sys.stderr.isatty())
     columns = ["toxic", "neutral"] if paired else ["text"]
-    table = _fit(table, columns, loaded, tokenizer, 0, skip_long, together=not paired)
+    table = within_context(table, columns, loaded, tokenizer, skip=skip_long, together=not paired)
     _write(_near(loaded, tokenizer, table, paired, source), out)
 
 # %% ../nbs/11_runs/11_cli.ipynb #c009

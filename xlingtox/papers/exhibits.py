@@ -108,8 +108,9 @@ def models_run(
     for role in [role for role in roles if role in specs]:
         title, spec = titles.get(published_role(role), role), specs[role]
         ran = {"mini": f"miniature of {title}", "shadow": f"shadow of {title}"}.get(spec.split(":")[0])
+        name = Path(spec).name if Path(spec).is_absolute() else spec
         rows.append({"role": role, "published": title,
-                     "ran": ran or (title if spec == model_registry()["hub"].get(role) else spec)})
+                     "ran": ran or (title if spec == model_registry()["hub"].get(role) else name)})
     return rows
 
 # %% ../../nbs/09_papers/02_exhibits.ipynb #c019
