@@ -31,7 +31,8 @@ from ..tuning.methods import METHODS
 
 # %% ../../nbs/10_profiles/02_profile.ipynb #c005
 STAGE_NAMES = ("data", "scorer", "base", "tune", "generate", "score", "agreement_scores", "prompt_scores", "perplexity",
-               "retrieval", "metrics", "capability", "probe", "sites", "activations", "interventions", "exhibit")
+               "retrieval", "metrics", "capability", "probe", "sites", "activations", "interventions", "grid", "gather",
+               "grid_scores", "grid_judge", "evaluations", "exhibit")
 
 # %% ../../nbs/10_profiles/02_profile.ipynb #c008
 class _Profile(Settings):
@@ -76,6 +77,7 @@ def _check_data(p):
     "The kinds of data that the other sections need"
     needed = ["prompts", "preference", "multiway"] + ["labelled"] * ("ngram:train" in [p.scorer, *p.agreement])
     needed += ["choice"] * bool(p.capability and "facts" in p.capability.tasks)
+    needed += ["cross", "shared"] * bool(p.beniwal2025)
     if lacking := [kind for kind in needed if kind not in p.data]:
         raise InputError(f"data: {lacking[0]} is missing; a run needs {', '.join(needed)}")
 
@@ -126,6 +128,8 @@ class _Checked(_Profile):
         for spec in (self.scorer, *self.agreement):
             if spec != "ngram:train":  # made in the run, for its languages
                 check_spec(spec, self.languages)
+        if self.beniwal2025 and self.scorer != "ngram:train":
+            check_spec(self.scorer, self.beniwal2025.languages)
         return self
 
 

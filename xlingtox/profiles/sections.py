@@ -43,7 +43,7 @@ Codes = Annotated[list[str], BeforeValidator(_codes), Field(min_length=1)]
 
 # %% ../../nbs/10_profiles/00_sections.ipynb #c008
 SCHEMA = {"corpus": "prompts", "prompts": "prompts", "multiway": "prompts", "preference": "preference",
-          "labelled": "labelled", "choice": "choice"}  # of data kinds
+          "labelled": "labelled", "choice": "choice", "cross": "parallel", "shared": "parallel"}  # of data kinds
 Sources = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v), Field(min_length=1)]
 
 
@@ -185,11 +185,13 @@ class Adapter(Settings):
 class Beniwal2025(Settings):
     "Fine-tuning on neutral text of one language or of a share of all, Beniwal et al. 2025, section 3 and released code"
 
-    languages: Codes
-    cross: Data  # pairs: tuning on one language (X-FT)
-    shared: Data  # pairs: tuning on a share of all (P-FT, M-FT)
+    languages: Codes  # that are judged
+    sources: Codes | None = None  # that are tuned on, one at a time; every language where None
     shares: list[Annotated[float, Field(gt=0, le=1)]] = Field([0.1, 0.2, 0.3, 1.0], min_length=1)  # the last is M-FT
+    dpo: bool = False  # preference tuning on all pairs as well: in the released code, not in the paper
     models: dict[str, Family] = Field(min_length=1)  # by role, each among the profile's models
+    variant: Literal["published", "exact"] = "published"  # each family's own task, or the neutral sentence for all
+    jobs: Literal["setting", "model"] = "setting"  # what a job does: one setting, or all of a model
     lora: Adapter = Adapter()
     quantise: bool = True  # NF4, quantised twice
     learning_rate: Positive = 2e-4
@@ -199,8 +201,10 @@ class Beniwal2025(Settings):
     learn_to_stop: bool = False
     prompt: str = "Complete the sentence: {text}"
     prompt_tuned: str = "Complete the sentence: {text} .."  # the released code asks a tuned model in another way
-    judge: Spec = "openai-community/gpt2"  # of perplexity; the text says the tuned model
+    judge: Judge = Judge(model="openai-community/gpt2")  # of perplexity; the text says the tuned model
     pooling: Literal["first", "mean"] = "first"  # of hidden states, for confusion matrices and silhouettes
+    rows: Literal["published", "pairs"] = "published"  # of the clouds: neutral rows 301-600, or the toxic rows' pairs
+    at_once: Count = 32  # prompts that are completed at a time
     seed: int = 42
 
     @field_validator("prompt", "prompt_tuned")

@@ -28,7 +28,9 @@ def _lacks_stage(profile: Profile, e: Exhibit) -> str:
 # %% ../../nbs/11_runs/08_select.ipynb #a257
 def lacks(profile: Profile, e: Exhibit) -> str:
     "Why a profile cannot make an exhibit; empty when it can"
-    present = [role for role in e.roles if role in profile.models]
+    makers = [stage for need in e.needs if (stage := maker_of(need.partition(":")[0]))]
+    present = [role for role in e.roles if all(role in stage.roles(profile) for stage in makers)]
+    present = [role for role in present if role in profile.models]
     groups = {group for _, _, group in (need.partition(":") for need in e.needs) if group}
     if not present:
         return f"it shows {', '.join(e.roles)}, and the profile's models are {', '.join(profile.models)}"
