@@ -96,12 +96,16 @@ VARIANTS = {
 }
 
 # %% ../nbs/08_mechanism/05_geometry.ipynb #b626
+def _alike(vectors: np.ndarray) -> bool:
+    "Whether embeddings differ by no more than what rounding leaves of equal ones"
+    return 1 - np.linalg.norm(_directions(vectors).mean(axis=0)) < 1e-8
+
+
 def _samples(vectors: np.ndarray, clusters) -> np.ndarray:
     "Silhouette of each vector; missing where the vectors do not differ"
     from sklearn.metrics import silhouette_samples
 
-    directions = _directions(vectors)
-    if 1 - np.linalg.norm(directions.mean(axis=0)) < 1e-8:  # what rounding leaves of equal vectors
+    if _alike(vectors):
         return np.full(len(vectors), np.nan)
     if len(set(clusters)) < 2:
         raise InputError(f"silhouette: all texts are of one cluster, {next(iter(clusters))}; it takes two")
@@ -138,12 +142,14 @@ def project(
     method: str = "umap",  # or pca
     seed: int = 42,  # of the released script
 ) -> np.ndarray:  # [n, 2]
-    "Embeddings in the plane, each feature standardised first"
+    "Embeddings in the plane, each feature standardised first; missing where they do not differ"
     from sklearn.decomposition import PCA
     from sklearn.preprocessing import StandardScaler
 
     if method not in ("umap", "pca"):
         raise InputError(f"no projection {method!r}; there are umap and pca")
+    if _alike(vectors):
+        return np.full((len(vectors), 2), np.nan)  # or rounding would be standardised, and drawn
     reduce = PCA(2, random_state=seed) if method == "pca" else _umap()(n_components=2, random_state=seed, n_jobs=1)
     return reduce.fit_transform(StandardScaler().fit_transform(np.asarray(vectors, dtype=float)))
 

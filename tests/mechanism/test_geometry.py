@@ -209,7 +209,7 @@ def test_silhouettes_by_label_stay_within_a_language():
 def test_rounding_is_no_spread():
     vectors, texts = toy_clouds()
     noise = 1 + 1e-6 * np.random.default_rng(0).normal(size=vectors.shape)
-    assert geometry.silhouettes(noise, texts)["silhouette"].isna().all()
+    assert geometry.silhouettes(noise, texts)["silhouette"].isna().all() and np.isnan(geometry.project(noise, "pca")).all()
     assert geometry.silhouettes(1 + 1e-2 * vectors, texts)["silhouette"].notna().all()
 
 
