@@ -45,6 +45,6 @@ setup(
     package_dir=homes,
     package_data={"": ["*"]},
     install_requires=lines("requirements"),
-    extras_require={extra: lines(f"{extra}_requirements") for extra in ("dev", "capability", "slurm", "vllm")},
+    extras_require={extra: lines(f"{extra}_requirements") for extra in ("dev", "capability", "slurm", "umap", "vllm")},
     entry_points={"console_scripts": lines("console_scripts"), "nbdev": [f"{lib}={lib}._modidx:d"]},
 )

@@ -38,23 +38,26 @@ def _pool(states, mask, pooling="mean"):
     return states[rows, mask.sum(1) - 1 if pooling == "last" else 0].float()
 
 # %% ../nbs/00_ground/03_representations.ipynb #a011
-def _pooled_layers(model, tokens, mask, pooling="mean"):
-    "Every layer's representation of a batch, `[n_layers + 1, n, d]`"
+def _pooled_layers(model, tokens, mask, pooling="mean", layer=None):
+    "Representations of a batch in every layer, or in one alone, `[n_layers + 1 or 1, n, d]`"
     import torch
 
     reader = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
     with torch.inference_mode():
         states = reader(input_ids=tokens, attention_mask=mask, output_hidden_states=True).hidden_states
-        return torch.stack([_pool(h, mask, pooling) for h in states]).cpu().numpy()
+        if layer is not None and not -len(states) <= layer < len(states):
+            raise InputError(f"the model has no layer {layer}; there are 0 (embeddings) to {len(states) - 1}")
+        wanted = states if layer is None else [states[layer]]
+        return torch.stack([_pool(h, mask, pooling) for h in wanted]).cpu().numpy()
 
 # %% ../nbs/00_ground/03_representations.ipynb #a014
-def _represent(model, ids, batch_size, pooling="mean"):
-    "Representations of texts given as token ids, in their order, `[n_layers + 1, n, d]`"
+def _represent(model, ids, batch_size, pooling="mean", layer=None):
+    "Representations of texts given as token ids, in their order, `[n_layers + 1 or 1, n, d]`"
     result, training = None, model.training
     model.eval()
     try:
         for rows in _by_length(ids, batch_size):
-            pooled = _pooled_layers(model, *_padded_batch([ids[i] for i in rows], model.device), pooling)
+            pooled = _pooled_layers(model, *_padded_batch([ids[i] for i in rows], model.device), pooling, layer)
             if result is None:
                 result = np.empty((len(pooled), len(ids), pooled.shape[-1]), dtype=np.float32)
             result[:, rows] = pooled
@@ -68,9 +71,13 @@ def sentence_representations(
     tokenizer,  # the model's
     texts: list[str],
     batch_size: int = 64,  # texts at a time
-) -> np.ndarray:  # [n_layers + 1, n, d]
-    "Mean hidden state over the tokens of each text, in every layer"
-    ids = tokenizer(list(texts))["input_ids"]
+    pooling: str = "mean",  # over the tokens of a text: mean, first or last
+    layer: int | None = None,  # this layer alone, 0 = embeddings, -1 = the last; None = all
+    max_tokens: int | None = None,  # a text is cut to so many tokens
+) -> np.ndarray:  # [n_layers + 1, n, d], or [n, d] of one layer
+    "A vector for each text from the hidden states of its tokens, in every layer or in one"
+    ids = [tokens[:max_tokens] for tokens in tokenizer(list(texts))["input_ids"]]
     if empty := [i for i, tokens in enumerate(ids) if not tokens]:
         raise InputError(f"text {empty[0]} has no tokens, and so no representation")
-    return _represent(model, ids, batch_size)
+    found = _represent(model, ids, batch_size, pooling, layer)
+    return found if layer is None else found[0]

@@ -136,6 +136,29 @@ def neutralise(rng: random.Random, frame: tuple) -> tuple:
         return frame
     return frame[0], tuple(rng.choice(_counterparts().get(c, [c])) for c in frame[1])
 
+# %% ../../nbs/01_babel/02_draw.ipynb #b202
+def _allowed(frame: tuple, split: str) -> bool:
+    "Whether a sentence may stand in the pairs of a split"
+    if split == "test":
+        return is_reserved(frame)
+    return not is_reserved(frame) and not held_out_concepts() & set(frame[1])
+
+# %% ../../nbs/01_babel/02_draw.ipynb #b205
+def _distinct_pairs(rng: random.Random, n: int, split: str) -> list[tuple]:
+    "Toxic frames with a neutral rewriting, both allowed in the split and in no other pair of it"
+    seen, pairs, misses = set(), [], 0
+    while len(pairs) < n:
+        if (misses := misses + 1) > 10_000:
+            raise InputError(f"babel:parallel: has {len(pairs)} pairs to {split} with, not {n}; ask for fewer")
+        if (toxic := sample_frame(rng, True)) in seen or not _allowed(toxic, split):
+            continue
+        rewritten = (neutralise(rng, toxic) for _ in range(20))
+        if neutral := next((f for f in rewritten if f not in seen and _allowed(f, split)), None):
+            seen |= {toxic, neutral}
+            pairs.append((toxic, neutral))
+            misses = 0
+    return pairs
+
 # %% ../../nbs/01_babel/02_draw.ipynb #c035
 def parallel(
     langs: list[str],
@@ -145,9 +168,8 @@ def parallel(
 ) -> pd.DataFrame:
     "Toxic sentences with their neutral rewriting: `id lang toxic neutral split`"
     rng = random.Random(f"{seed}/parallel")
-    train = list(dict.fromkeys(_frame_of_pairs(rng, True) for _ in range(2 * n_train + 100)))[:n_train]
-    frames = [*train, *_distinct_frames(rng, [True] * n_test)]
-    pairs = [(f, neutralise(rng, f), "train" if i < n_train else "test") for i, f in enumerate(frames)]
+    pairs = [(*pair, split) for split, n in (("train", n_train), ("test", n_test))
+             for pair in _distinct_pairs(rng, n, split)]
     rows = [(f"x{i}", lang, realise(toxic, lang), realise(neutral, lang), split)
             for lang in langs for i, (toxic, neutral, split) in enumerate(pairs)]
     return pd.DataFrame(rows, columns=["id", "lang", "toxic", "neutral", "split"])

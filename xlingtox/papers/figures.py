@@ -7,7 +7,7 @@ Docs: https://xlingtox.github.io/xlingtox/09_papers/figures.html.md"""
 # %% auto #0
 __all__ = ['BRANCH_STYLE', 'INK', 'FAINT', 'lang_style', 'order_languages', 'set_style', 'freeze_layout', 'branch_legend',
            'label_points', 'draw_change', 'lay_rows', 'promoted_tokens', 'plain_log_axis', 'before_and_after', 'veil',
-           'veil_texts', 'continuation_table']
+           'veil_texts', 'continuation_table', 'draw_confusion']
 
 # %% ../../nbs/09_papers/03_figures.ipynb #c002
 import math
@@ -245,3 +245,24 @@ def continuation_table(
     toxicity = {f"toxicity {when}": [f"{one:.2f} (mean {mean:.2f})".replace("nan", "missing") for one, mean in pairs]
                 for when, pairs in scores.items()}
     return data[columns].assign(**toxicity)
+
+# %% ../../nbs/09_papers/03_figures.ipynb #b802
+def draw_confusion(
+    ax,
+    matrix: pd.DataFrame,  # square, clouds named by language first, those of a language side by side
+    title: str,
+    **limits,  # vmin, vmax
+):
+    "A heatmap of mean cosines between clouds, with a line between each two languages"
+    import seaborn as sns
+
+    langs = [name.split("_")[0] for name in matrix.index]
+    first = [i for i, lang in enumerate(langs) if i == 0 or langs[i - 1] != lang]
+    sns.heatmap(matrix, ax=ax, cmap="mako", square=True, cbar_kws={"shrink": 0.7, "label": "mean cosine"}, **limits)
+    for edge in first[1:]:
+        ax.axhline(edge, color="white", lw=0.5)
+        ax.axvline(edge, color="white", lw=0.5)
+    middle = [(a + b) / 2 for a, b in zip(first, [*first[1:], len(langs)], strict=True)]
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_ticks(middle, [langs[i] for i in first], rotation=0)
+    ax.set_title(title)
