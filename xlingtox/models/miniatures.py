@@ -16,7 +16,7 @@ import pandas as pd
 from ..babel.worlds import WORLDS
 from ..core import InputError, alone, assets, atomic_path, cache_dir, digest, read_json
 from ..languages import LANGUAGES
-from .registry import bases_of, model_registry
+from .registry import auto_class, bases_of, model_registry
 
 # %% ../../nbs/03_models/02_miniatures.ipynb #c010
 _GPT2 = {"n_layer": 4, "n_embd": 128, "n_head": 4, "n_positions": 128,
@@ -25,6 +25,8 @@ _BLOOM = {"n_layer": 4, "hidden_size": 128, "n_head": 4, "hidden_dropout": 0.0, 
 _LLAMA = {"num_hidden_layers": 4, "hidden_size": 128, "intermediate_size": 384, "num_attention_heads": 4,
           "max_position_embeddings": 128}
 _COHERE = _LLAMA | {"logit_scale": 1.0}  # the published scale of 1/16 belongs to the published width
+_MT5 = {"num_layers": 3, "num_decoder_layers": 3, "d_model": 128, "d_kv": 32, "d_ff": 352, "num_heads": 4,
+        "dropout_rate": 0.0, "decoder_start_token_id": 0}
 
 # %% ../../nbs/03_models/02_miniatures.ipynb #a013
 def _shares(rest: float, **shares: float) -> dict[str, float]:
@@ -35,10 +37,14 @@ def _shares(rest: float, **shares: float) -> dict[str, float]:
 _LIKE_BLOOM = _shares(0.9, en=4, zh=3, fr=3, es=2.6, pt=2, ar=2, hi=1.5, id=1.5)
 _LIKE_LLAMA = _shares(1.1, en=10, hi=0.7, am=0.5)
 _LIKE_AYA = _shares(1.5, sv=0.7, am=0.5)
+_LIKE_MT5 = _shares(1.7, en=5.7, ru=3.7, es=3.1, de=3.1, fr=2.9, it=2.4, pt=2.4, pl=2.2, nl=2.0, ja=1.9, id=1.8, sv=1.6,
+                    uk=1.5, hi=1.2, ko=1.1, am=0.5)
 
 # %% ../../nbs/03_models/02_miniatures.ipynb #a016
 _TRAINING = {"steps": 2000, "batch_size": 24, "length": 96, "matrix_lr": 0.03, "lr": 0.02, "warmup": 40, "threads": 2,
              "tokenizer_texts": 700, "precision": "float32"}
+
+_SPANS = {"batch_size": 96, "corrupted": 0.15, "mean_span": 3.0, "sentinels": 100}  # of an encoder-decoder
 
 
 def _recipe(model_type: str, config: dict, seed: int, shares: dict | None = None, **training) -> dict:
@@ -60,6 +66,8 @@ _FIRST = {
     "llama2-7b": _recipe("llama", _LLAMA, 4, _LIKE_LLAMA),
     "llama3-8b": _recipe("llama", _LLAMA | {"num_key_value_heads": 2}, 5, _LIKE_LLAMA),
     "aya-23-8b": _recipe("cohere", _COHERE, 6, _LIKE_AYA),
+    "aya-expanse-8b": _recipe("cohere", _COHERE, 8, _LIKE_AYA),
+    "mt5-large": _recipe("mt5", _MT5, 9, _LIKE_MT5, **_SPANS),
 }
 
 
@@ -176,13 +184,13 @@ _SHADOW_HEAD = 0.02  # standard deviation of output weights: probabilities near 
 def _shadow_model(settings: dict, tokenizer):
     "A model of an architecture at toy width with random weights; the caller's random numbers are left alone"
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers import AutoConfig
 
     special = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("pad", "bos", "eos")}
     config = AutoConfig.for_model(**settings, vocab_size=len(tokenizer), **special)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = (AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM).from_config(config)
+        model = auto_class(config).from_config(config)
         head = model.get_output_embeddings().weight.data
         head *= _SHADOW_HEAD / head.std()  # mT5's starts at 1: a perplexity of 1e17, which the published variant drops
     return model

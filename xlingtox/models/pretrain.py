@@ -24,6 +24,8 @@ import torch
 from torch.nn import functional as F
 
 from ..core import InputError, atomic_path, digest, read_json, write_json, write_table
+from .registry import auto_class
+from .spans import SPECIAL, accumulate_span_gradient, sentinel_tokens, span_batches
 
 # %% ../../nbs/03_models/01_pretrain.ipynb #c005
 _WORDS = r" ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+"
@@ -39,14 +41,14 @@ def _pre_tokenizer():
         [split(_EAST_ASIAN), split(_WORDS), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 # %% ../../nbs/03_models/01_pretrain.ipynb #p003
-def _train_bpe(texts, vocab_size: int):
+def _train_bpe(texts, vocab_size: int, sentinels: int = 0):
     "Byte-pair merges learned from texts"
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = _pre_tokenizer()
     tokenizer.decoder = decoders.ByteLevel()
-    special = ["<pad>", "<bos>", "<eos>"]
+    special = [*SPECIAL, *sentinel_tokens(sentinels)]
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False,
                                   initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
     tokenizer.train_from_iterator(texts, trainer)
@@ -56,13 +58,15 @@ def _train_bpe(texts, vocab_size: int):
 def train_tokenizer(
     texts,  # training texts; languages that should get as many tokens should have as many texts
     vocab_size: int,  # number of tokens, the 256 bytes and 3 special ones included
+    sentinels: int = 0,  # of an encoder-decoder, included too
 ):
-    "A byte-level BPE tokenizer that begins every text with <bos>"
+    "A byte-level BPE tokenizer that begins every text with <bos>, or for an encoder-decoder ends it with <eos>"
     from tokenizers import processors
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = _train_bpe(texts, vocab_size)
-    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    tokenizer = _train_bpe(texts, vocab_size, sentinels)
+    single, mark = ("$A <eos>", ("<eos>", 2)) if sentinels else ("<bos> $A", ("<bos>", 1))
+    tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=[mark])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>",
                                    clean_up_tokenization_spaces=False)
 
@@ -123,15 +127,22 @@ def _batches(documents: list[list[int]], settings: dict, pad: int, first: int, p
         yield step, rows[at : at + batch]
 
 # %% ../../nbs/03_models/01_pretrain.ipynb #p022
+_EMBEDDINGS = 0.02  # standard deviation of an encoder-decoder's embeddings
+
+
 def _new_model(recipe: dict, tokenizer):
     "An untrained model of the recipe's architecture, its vocabulary the tokenizer's"
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     config = AutoConfig.for_model(
         recipe["model_type"], **recipe["config"], vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
     precision = recipe["training"].get("precision", "float32")
-    return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, precision))
+    model = auto_class(config).from_config(config, dtype=getattr(torch, precision))
+    if config.is_encoder_decoder:
+        embeddings = model.get_input_embeddings().weight.data
+        embeddings *= _EMBEDDINGS / embeddings.std()
+    return model
 
 # %% ../../nbs/03_models/01_pretrain.ipynb #p025
 def _prepare(recipe: dict, corpus: pd.DataFrame) -> tuple:
@@ -139,8 +150,11 @@ def _prepare(recipe: dict, corpus: pd.DataFrame) -> tuple:
     settings = recipe["training"]
     torch.manual_seed(settings["seed"])
     texts = balanced_texts(corpus, settings["tokenizer_texts"], settings["seed"])
-    tokenizer = train_tokenizer(texts, recipe["vocab_size"])
+    tokenizer = train_tokenizer(texts, recipe["vocab_size"], settings.get("sentinels", 0))
     model = _new_model(recipe, tokenizer)
+    if model.config.is_encoder_decoder:
+        documents = tokenizer(corpus["text"].tolist(), add_special_tokens=False)["input_ids"]
+        return model, tokenizer, [ids for ids in documents if ids]
     eos = [tokenizer.eos_token_id]
     return model, tokenizer, [ids + eos for ids in tokenizer(corpus["text"].tolist())["input_ids"]]
 
@@ -223,6 +237,14 @@ def _update(model, opts: list, factor: float):
         opt.step()
         opt.zero_grad()
 
+# %% ../../nbs/03_models/01_pretrain.ipynb #b105
+def _objective(model, documents: list, settings: dict, first: int) -> tuple:
+    "Steps from `first` on with what each reads, and the function that adds a step's gradient and gives its loss"
+    if model.config.is_encoder_decoder:
+        return span_batches(documents, settings, model.config.eos_token_id, first), accumulate_span_gradient
+    per_epoch = _steps_per_epoch(documents, settings)
+    return _batches(documents, settings, model.config.pad_token_id, first, per_epoch), accumulate_gradient
+
 # %% ../../nbs/03_models/01_pretrain.ipynb #p042
 def _check_finite(loss: float, step: int, work: Path):
     "Raise `InputError` when the loss is not a finite number"
@@ -292,11 +314,11 @@ def _train(model, documents: list, settings: dict, work: Path, checkpoint_every:
 
     opts, steps = optimizers(model, settings["matrix_lr"], settings["lr"]), settings["steps"]
     first, log = _load_state(work, model, opts)
-    batches = _batches(documents, settings, model.config.pad_token_id, first, _steps_per_epoch(documents, settings))
+    batches, accumulate = _objective(model, documents, settings, first)
     model.train()
     batches = itertools.takewhile(lambda batch: until is None or batch[0] < until, batches)
     for step, rows in tqdm(batches, initial=first, total=steps, desc="pretraining", disable=not progress):
-        loss = accumulate_gradient(model, rows)
+        loss = accumulate(model, rows)
         _check_finite(loss, step, work)
         _update(model, opts, learning_rate_factor(step, steps, settings["warmup"]))
         if step % 10 == 0 or step == steps - 1:
@@ -323,7 +345,7 @@ def pretrain(
     progress: bool = False,  # show a progress bar
     checkpoint_every: int = 100,  # steps between checkpoints
 ):
-    "Train a causal language model from scratch and save it; a killed call continues when it is made again"
+    "Train a language model from scratch and save it; a killed call continues when it is made again"
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()

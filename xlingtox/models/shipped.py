@@ -13,28 +13,49 @@ import math
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from ..core import InputError, atomic_path, read_json, read_table, write_json
 from .miniatures import RECIPES, cached_folder, recipe_digest, shipped_folder
+from .registry import auto_class
+from .spans import corrupt, sample_spans, sentinel_tokens, seq2seq_loss
 
 # %% ../../nbs/03_models/06_shipped.ipynb #c005
+def _bits(model, tokenizer, text: str) -> tuple[float, float]:
+    "Surprise of a text in bits, the first token after <bos> included, and its characters"
+    ids = tokenizer(text, return_tensors="pt")["input_ids"]
+    logp = model(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
+    return -logp.gather(-1, ids[0, 1:, None]).sum().item() / math.log(2), len(text)
+
+# %% ../../nbs/03_models/06_shipped.ipynb #b102
+def _span_bits(model, tokenizer, text: str, rng: np.random.Generator) -> tuple[float, float]:
+    "Surprise of spans that are left out of a text, in bits, and their characters"
+    import torch
+
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    spans = sample_spans(len(ids), rng)
+    sentinels = tokenizer.convert_tokens_to_ids(sentinel_tokens(len(spans) + 1))
+    inputs, targets = corrupt(ids, spans, sentinels, tokenizer.eos_token_id)
+    loss = seq2seq_loss(model, torch.tensor([inputs]), torch.tensor([targets])).item()
+    n_bytes = sum(len(token) for a, b in spans for token in tokenizer.convert_ids_to_tokens(ids[a:b]))
+    return loss * len(targets) / math.log(2), n_bytes * len(text) / len(text.encode())
+
+# %% ../../nbs/03_models/06_shipped.ipynb #b104
 def bits_per_character(
     model,
     tokenizer,
     texts: list[str],
 ) -> float:
-    "Mean surprise of texts in bits per character; the first token after <bos> counts too"
+    "Mean surprise in bits per character: of texts, or for an encoder-decoder of spans that are left out of them"
     import torch
 
-    bits = characters = 0.0
+    rng = np.random.default_rng(0)
     with torch.inference_mode():
-        for text in texts:
-            ids = tokenizer(text, return_tensors="pt")["input_ids"]
-            logp = model(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
-            bits -= logp.gather(-1, ids[0, 1:, None]).sum().item() / math.log(2)
-            characters += len(text)
-    return bits / characters
+        found = [_span_bits(model, tokenizer, text, rng) if model.config.is_encoder_decoder
+                 else _bits(model, tokenizer, text) for text in texts]
+    bits, characters = np.sum(found, axis=0)
+    return float(bits / characters)
 
 # %% ../../nbs/03_models/06_shipped.ipynb #c008
 N_HELD_OUT, HELD_OUT_SEED = 50, 10_001
@@ -66,7 +87,9 @@ def make_card(name: str, model, tokenizer, trained: str | Path) -> dict:
     import torch
 
     loss = read_table(Path(trained) / "loss.parquet")
-    return {"name": name, "digest": recipe_digest(name), "recipe": read_json(Path(trained) / "recipe.json")["recipe"],
+    measure = {"bits_of": "spans left out, given the rest"} if model.config.is_encoder_decoder else {}
+    return measure | {"name": name, "digest": recipe_digest(name),
+            "recipe": read_json(Path(trained) / "recipe.json")["recipe"],
             "parameters": model.num_parameters(), "loss": _thin(loss),
             "final_loss": round(loss["loss"].tail(10).mean(), 4),
             "bits_per_character": bits_by_language(model, tokenizer),
@@ -80,9 +103,9 @@ def ship(
 ) -> dict:
     "Round a trained miniature to bfloat16 and write it with its card; the card"
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(trained, dtype=torch.bfloat16)
+    model = auto_class(AutoConfig.from_pretrained(trained)).from_pretrained(trained, dtype=torch.bfloat16)
     tokenizer = AutoTokenizer.from_pretrained(trained)
     card = make_card(name, model.float().eval(), tokenizer, trained)
     with atomic_path(folder) as temporary:
@@ -93,7 +116,7 @@ def ship(
 
 # %% ../../nbs/03_models/06_shipped.ipynb #c016
 def miniatures() -> pd.DataFrame:
-    "A row per recipe: whether its weights come with the package, parameters, last loss, bits per character"
+    "A row per recipe: whether its weights ship, parameters, last loss, bits per character, and of what"
     rows = []
     for name in RECIPES:
         folder = shipped_folder(name)
@@ -101,6 +124,7 @@ def miniatures() -> pd.DataFrame:
         bits = pd.Series(card.get("bits_per_character", {}), dtype=float)
         rows.append({"name": name, "shipped": folder is not None, "parameters": card.get("parameters"),
                      "loss": card.get("final_loss"), "bits_per_character": bits.mean(),
+                     "of": "spans" if "sentinels" in RECIPES[name]["training"] else "texts",
                      "worst": f"{bits.idxmax()} {bits.max():.2f}" if len(bits) else ""})
     return pd.DataFrame(rows)
 
