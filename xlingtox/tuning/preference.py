@@ -100,7 +100,7 @@ def tune(
     given = locals()
     if objective not in OBJECTIVES:
         raise InputError(f"there is no objective {objective!r}; there are {', '.join(OBJECTIVES)}")
-    training = _Training(**{name: given[name] for name in _Training.__dataclass_fields__})
+    training = _Training(**{name: given[name] for name in _Training.__dataclass_fields__ if name in given})
     _check_tuning(model, tuning, objective.upper())
     peft_config = _lora_config(model, lora, tuning)
     pairs = hold_out_pairs(pairs, max_characters, eval_share)

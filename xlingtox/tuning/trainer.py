@@ -40,13 +40,14 @@ class _Training:
     batch_size: int
     gradient_accumulation: int
     warmup_steps: int
-    eval_steps: int
+    eval_steps: int | None  # None = once an epoch
     patience: int
     min_improvement: float
     early_stopping: bool
     max_grad_norm: float
     max_length: int
     progress: bool
+    schedule: str = "constant_with_warmup"  # a name of `transformers`
 
 # %% ../../nbs/05_tuning/02_trainer.ipynb #a054
 @patch
@@ -63,17 +64,19 @@ def share(self: _Training, processes: int) -> tuple[int, int]:
 def optimiser(self: _Training) -> dict:
     "Arguments that say how the weights move"
     return {"seed": self.seed, "data_seed": self.seed, "optim": self.optimizer, "learning_rate": self.learning_rate,
-            "lr_scheduler_type": "constant_with_warmup", "warmup_steps": self.warmup_steps,
+            "lr_scheduler_type": self.schedule, "warmup_steps": self.warmup_steps,
             "max_steps": self.max_steps or -1, "num_train_epochs": self.epochs, "max_grad_norm": self.max_grad_norm}
 
 # %% ../../nbs/05_tuning/02_trainer.ipynb #a060
 @patch
-def checkpoints(self: _Training) -> dict:
+def checkpoints(self: _Training, validated: bool = True) -> dict:
     "Arguments that say when to evaluate, log and save, and which weights to end with"
-    return {"eval_strategy": "steps", "eval_steps": self.eval_steps, "save_strategy": "steps",
-            "save_steps": self.eval_steps, "save_total_limit": 2, "load_best_model_at_end": self.early_stopping,
-            "metric_for_best_model": "eval_loss", "greater_is_better": False,
-            "logging_steps": self.eval_steps, "report_to": []}
+    when = "steps" if self.eval_steps else "epoch"
+    steps = {f"{what}_steps": self.eval_steps for what in ("eval", "save", "logging") if self.eval_steps}
+    return {"eval_strategy": when if validated else "no", "save_strategy": when, "logging_strategy": when, **steps,
+            "save_total_limit": 2, "load_best_model_at_end": self.early_stopping,
+            "metric_for_best_model": "eval_loss", "greater_is_better": False, "logging_nan_inf_filter": False,
+            "report_to": []}
 
 # %% ../../nbs/05_tuning/02_trainer.ipynb #a063
 @patch
@@ -94,7 +97,7 @@ class _Objective:
     trainer: type  # of trl
     config: Callable  # the trainer's own arguments, of trl
     arguments: dict  # that only this objective has
-    data: dict[str, pd.DataFrame]  # "train" and "eval", with the columns that the trainer reads
+    data: dict[str, pd.DataFrame]  # "train", and "eval" where there is one, with the columns that the trainer reads
     at_once: int = 1  # examples that belong together: each process sees a multiple of them at a time
 
 # %% ../../nbs/05_tuning/02_trainer.ipynb #a070
@@ -112,13 +115,13 @@ def arguments(self: _Training, objective: _Objective, work: Path, cpu: bool):
                          f"{objective.at_once * _processes()}, is {self.batch_size}")
     return objective.config(
         output_dir=str(work), per_device_train_batch_size=examples, gradient_accumulation_steps=accumulated,
-        max_length=self.max_length, **self.optimiser(), **self.checkpoints(), **self.hardware(cpu),
+        max_length=self.max_length, **self.optimiser(), **self.checkpoints("eval" in objective.data), **self.hardware(cpu),
         **objective.arguments)
 
 # %% ../../nbs/05_tuning/02_trainer.ipynb #a073
 def _check_losses(logs: dict, step: int, method: str, work: Path):
     "Raise an `InputError` with the step's number when a loss is no longer a number; the checkpoints stay"
-    bad = [k for k in ("loss", "eval_loss") if not math.isfinite(logs.get(k, 0.0))]
+    bad = [k for k in ("loss", "eval_loss", "train_loss") if not math.isfinite(logs.get(k, 0.0))]
     if bad:
         raise InputError(f"{method}: {bad[0]} is {logs[bad[0]]} at step {step}; lower the learning rate. "
                          f"The last good checkpoint is kept in {work}")
@@ -232,6 +235,7 @@ def _trainer(objective: _Objective, training: _Training, model, tokenizer, args,
 def _fit(trainer, tokenizer, folder: Path, work: Path) -> pd.DataFrame:
     "Let a trainer train, continue or begin, and save its model: the log"
     trainer.train(resume_from_checkpoint=_last_checkpoint(work))
+    trainer.model.eval()
     log = _log(trainer.state.log_history)
     weights = trainer.accelerator.get_state_dict(trainer.model) if _processes() > 1 else None
     if trainer.is_world_process_zero():
@@ -244,9 +248,9 @@ def _train(objective: _Objective, training: _Training, model, tokenizer, folder:
     "Teach a model an objective and save it: the log; a killed call continues from its last checkpoint"
     folder = Path(folder)
     work = folder.parent / f".{folder.name}.work"
+    _quiet(training.progress)
     if training.max_steps == 0:
         return _finish(_with_adapter(model, peft_config), tokenizer, folder, work, _log([]))
-    _quiet(training.progress)
     args = training.arguments(objective, work, cpu=model.device.type == "cpu")
     if peft_config is None:
         model.float()
