@@ -38,12 +38,14 @@ TOY_SHARES = pd.Series({"zh": 9.0, "en": 8.0, "ar": 7.0, "ru": 6.0, "hi": 5.0, "
                         "uk": 1.0})
 
 # %% ../../../nbs/09_papers/07_beniwal2025/02_toy.ipynb #b008
+_RANK = (TOY_SHARES.rank() - TOY_SHARES.rank().mean()).to_dict()
+_FAMILY, _SCRIPT = LANGUAGES["family"].to_dict(), LANGUAGES["script"].to_dict()
+
+
 def _toxic_fall(truth: Truth, source: str, target: str) -> float:
     "By how much tuning on a language lowers toxicity in another"
-    about = LANGUAGES.loc[[source, target]]
-    middle = TOY_SHARES.rank().mean()
-    return (truth.transfer + truth.family * (about["family"].iloc[0] == "Indo-European")
-            + truth.script * (about["script"].nunique() == 1) + truth.share * (TOY_SHARES.rank()[source] - middle))
+    return (truth.transfer + truth.family * (_FAMILY[source] == "Indo-European")
+            + truth.script * (_SCRIPT[source] == _SCRIPT[target]) + truth.share * _RANK[source])
 
 
 def _fall(truth: Truth, setting: str, target: str, split: str) -> float:

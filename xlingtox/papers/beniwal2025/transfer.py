@@ -29,15 +29,12 @@ def off_diagonal(
 # %% ../../../nbs/09_papers/07_beniwal2025/06_transfer.ipynb #b009
 def _bubbles(ax, change: pd.DataFrame, langs: list[str], largest: float):
     "A circle for each source (row) and target (column), filled where toxicity fell"
-    for i, source in enumerate(langs):
-        colour = lang_style(source)[0]
-        for j, target in enumerate(langs):
-            value = change.at[source, target] if source in change.index and target in change.columns else np.nan
-            if np.isnan(value):
-                ax.plot(j, i, "x", color=FAINT, ms=4, alpha=0.6)
-            else:
-                ax.scatter(j, i, 330 * abs(value) / largest, facecolor=colour if value > 0 else "white",
-                           edgecolor=colour, lw=1.2, zorder=3)
+    shown = change.reindex(index=langs, columns=langs).to_numpy(float)
+    rows, columns = np.nonzero(np.isfinite(shown))
+    values, colours = shown[rows, columns], np.array([lang_style(lang)[0] for lang in langs])[rows]
+    ax.scatter(columns, rows, 330 * np.abs(values) / largest, facecolor=np.where(values > 0, colours, "white"),
+               edgecolor=colours, lw=1.2, zorder=3)
+    ax.plot(*np.nonzero(np.isnan(shown))[::-1], "x", color=FAINT, ms=4, alpha=0.6)
 
 
 def _squares(ax, langs: list[str]):
