@@ -68,7 +68,7 @@ def _box(ax, x: float, y: float, width: float, height: float, text: str, edge: s
                                 edgecolor=edge, lw=1.6))
     short = textwrap.shorten(text, int(31 * width), placeholder=" ...")  # what the box holds, in four lines
     lines = "\n".join(textwrap.wrap(short, int(8.2 * width)) or ["(nothing)"])
-    ax.text(x + width / 2, y + height / 2, lines, ha="center", va="center", fontsize=10, **words)
+    ax.text(x + width / 2, y + height / 2, lines, ha="center", va="center", **{"fontsize": 10} | words)
 
 
 def _arrow(ax, start: tuple[float, float], end: tuple[float, float]):
@@ -102,7 +102,7 @@ def draw_overview(
     models = {"before": ("untuned", 2.6, INK),
               "after": (f"tuned on neutral {names[source]}", 0.2, lang_style(source)[0])}
     for when, (label, y, edge) in models.items():
-        _box(ax, 3.4, y, 2.0, 1.0, label, edge, "#F4F5F7", weight="bold")
+        _box(ax, 3.4, y, 2.0, 1.0, label, edge, "#F4F5F7", weight="bold", fontsize=9)
         _box(ax, 6.3, y, 3.2, 1.0, shown[when], lang_style(shown["lang"])[0])
         _arrow(ax, (2.45, 2.0), (3.35, y + 0.5))
         _arrow(ax, (5.45, y + 0.5), (6.25, y + 0.5))
