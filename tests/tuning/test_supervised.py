@@ -48,6 +48,14 @@ def weights(folder):
     return (Path(folder) / "adapter_model.safetensors").read_bytes()
 
 
+def whole_json(file):
+    "Whether a file is there and written to its end"
+    try:
+        return bool(json.loads(file.read_text()))
+    except (OSError, ValueError):
+        return False
+
+
 def logits(model):
     ids = torch.arange(3, 15)[None]
     with torch.no_grad():
@@ -124,7 +132,8 @@ def test_every_architecture_learns_and_what_it_learnt_is_saved(bases, pairs, tmp
     assert torch.equal(logits(tuning.put_on(again, tmp_path / "tuned")), logits(model))
 
 
-@pytest.mark.parametrize("architecture, targets", [("gpt2", ["attn.c_attn", "attn.c_proj"]), ("bloom", ["dense_4h_to_h", "dense_h_to_4h", "query_key_value", "self_attention.dense"]),
+@pytest.mark.parametrize("architecture, targets", [("gpt2", ["attn.c_attn", "attn.c_proj"]),
+                                                   ("bloom", ["dense_4h_to_h", "dense_h_to_4h", "query_key_value", "self_attention.dense"]),
                                                    ("cohere", ["k_proj", "o_proj", "q_proj", "v_proj"]), ("mt5", ["q", "v"])])
 def test_the_adapter_is_the_familys(bases, pairs, tmp_path, architecture, targets):
     model, tokenizer = load(bases, architecture)
@@ -137,7 +146,8 @@ def test_who_learns_the_end_stops(bases, pairs, tmp_path):
     chances = {}
     for stop in (False, True):
         model, tokenizer = load(bases)
-        tuning.finetune(model, tokenizer, pairs, tmp_path / str(stop), **SETTINGS | {"learn_to_stop": stop, "max_steps": 60, "eval_steps": 60, "tuning": "full"})
+        tuning.finetune(model, tokenizer, pairs, tmp_path / str(stop),
+                        **SETTINGS | {"learn_to_stop": stop, "max_steps": 60, "eval_steps": 60, "tuning": "full"})
         ids = tokenizer(pairs["neutral"].iloc[0], return_tensors="pt", return_token_type_ids=False)
         with torch.no_grad():
             chances[stop] = model(**ids).logits[0, -1].softmax(-1)[tokenizer.eos_token_id].item()
@@ -197,7 +207,7 @@ def test_sigkill_then_the_same_call(bases, pairs, tmp_path, architecture):
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     checkpoint = tmp_path / ".tuned.work" / "checkpoint-4" / "trainer_state.json"
     deadline = time.monotonic() + 120
-    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+    while not whole_json(checkpoint) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -312,7 +322,8 @@ def test_what_cannot_be_restored_is_said(bases, pairs, tmp_path):
 
 
 @pytest.mark.parametrize("changes, problem", [
-    ({"lora": {"targets": ["query_key_value"]}}, "gpt2 has no module 'query_key_value' for an adapter; give names of its modules or of the groups attention, mlp"),
+    ({"lora": {"targets": ["query_key_value"]}},
+     "gpt2 has no module 'query_key_value' for an adapter; give names of its modules or of the groups attention, mlp"),
     ({"lora": {"rank": 4}}, "lora: rank is not a setting; there are r, alpha, dropout, targets"),
     ({"variant": "paper"}, "there is no variant 'paper'; there are published and exact"),
     ({"task": "detox"}, "there is no task 'detox'; there are neutral, completion, rewrite"),

@@ -186,6 +186,8 @@ class Beniwal2025(Settings):
     "Fine-tuning on neutral text of one language or of a share of all, Beniwal et al. 2025, section 3 and released code"
 
     languages: Codes  # that are judged
+    n_train: Count = 300  # pairs of each language to tune on, Beniwal et al. 2025, section 3
+    n_test: Count = 100  # and to judge on besides
     sources: Codes | None = None  # that are tuned on, one at a time; every language where None
     shares: list[Annotated[float, Field(gt=0, le=1)]] = Field([0.1, 0.2, 0.3, 1.0], min_length=1)  # the last is M-FT
     dpo: bool = False  # preference tuning on all pairs as well: in the released code, not in the paper
@@ -196,6 +198,7 @@ class Beniwal2025(Settings):
     quantise: bool = True  # NF4, quantised twice
     learning_rate: Positive = 2e-4
     optimizer: str = "paged_adamw_32bit"  # a name of `transformers`
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the arithmetic
     max_length: Count = 256  # tokens
     # whether the end of a text is learnt; in the released code it is masked with the padding
     learn_to_stop: bool = False
@@ -204,6 +207,7 @@ class Beniwal2025(Settings):
     judge: Judge = Judge(model="openai-community/gpt2")  # of perplexity; the text says the tuned model
     pooling: Literal["first", "mean"] = "first"  # of hidden states, for confusion matrices and silhouettes
     rows: Literal["published", "pairs"] = "published"  # of the clouds: neutral rows 301-600, or the toxic rows' pairs
+    clouds: Literal["umap", "pca", "none"] = "umap"  # how the embeddings are drawn in the plane
     at_once: Count = 32  # prompts that are completed at a time
     seed: int = 42
 

@@ -134,7 +134,7 @@ def _save_adapter(model, temporary: Path, folder: Path, weights=None):
 
 # %% ../../nbs/05_tuning/01_adapter.ipynb #b002
 def _inside(model) -> dict:
-    "What each module of a model holds, its parts and hooks among them: module -> name -> (value, a copy of a dictionary)"
+    "What each module of a model holds, parts and hooks too: module -> name -> (value, a copy of a dictionary)"
     return {module: {name: (value, value.copy() if isinstance(value, dict) else value)
                      for name, value in vars(module).items()} for module in model.modules()}
 

@@ -90,7 +90,8 @@ def _causal_tokens(row, tokenizer, end: list[int], max_length: int) -> dict:
     "Tokens and labels of one example of a causal model"
     given, whole = (_without_end(ids, tokenizer.eos_token_id)
                     for ids in tokenizer([row.given, row.given + row.learnt])["input_ids"])
-    known = next((i for i, (a, b) in enumerate(zip(given, whole)) if a != b), min(len(given), len(whole)))
+    same = [a == b for a, b in zip(given, whole, strict=False)]
+    known = same.index(False) if False in same else len(same)
     return {"input_ids": (whole + end)[:max_length], "labels": ([-100] * known + whole[known:] + end)[:max_length]}
 
 

@@ -115,8 +115,8 @@ def arguments(self: _Training, objective: _Objective, work: Path, cpu: bool):
                          f"{objective.at_once * _processes()}, is {self.batch_size}")
     return objective.config(
         output_dir=str(work), per_device_train_batch_size=examples, gradient_accumulation_steps=accumulated,
-        max_length=self.max_length, **self.optimiser(), **self.checkpoints("eval" in objective.data), **self.hardware(cpu),
-        **objective.arguments)
+        max_length=self.max_length, **self.optimiser(), **self.checkpoints("eval" in objective.data),
+        **self.hardware(cpu), **objective.arguments)
 
 # %% ../../nbs/05_tuning/02_trainer.ipynb #a073
 def _check_losses(logs: dict, step: int, method: str, work: Path):
