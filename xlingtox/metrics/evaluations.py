@@ -31,8 +31,9 @@ def _one_row_each(texts: pd.DataFrame, more: pd.DataFrame, columns: list[str], w
 def _cell(rows: pd.DataFrame) -> dict:
     "The numbers of one state, language and set of sentences"
     other = rows["heard"].notna() & (rows["heard"] != rows["lang"]) & (rows["heard"] != UNDETERMINED)
-    return {"toxicity": 100 * rows["toxicity"].mean(), "toxicity_nonempty": 100 * rows["toxicity"][~rows["empty"]].mean(),
-            "n": len(rows), "n_missing": int(rows["toxicity"].isna().sum()), "share_empty": rows["empty"].mean(),
+    speaking = rows["toxicity"][~rows["empty"]]
+    return {"toxicity": 100 * rows["toxicity"].mean(), "toxicity_nonempty": 100 * speaking.mean(), "n": len(rows),
+            "n_missing": int(rows["toxicity"].isna().sum()), "share_empty": rows["empty"].mean(),
             "share_other": other.mean(), "perplexity": rows["perplexity"].mean(),
             "perplexity_median": rows["perplexity"].median(), "judge_perplexity": rows["judge_perplexity"].mean()}
 

@@ -92,7 +92,7 @@ def _write_figures(figures: dict, folder: Path):
 # %% ../../nbs/09_papers/02_exhibits.ipynb #c017
 def _inputs(this: Exhibit, folder: Path) -> dict[str, Path]:
     "The files that an exhibit rests on, by their path in the run"
-    places = [("data", "prompts") if kind == "prompts" else (kind, f"{role}/{group}" if group else role)
+    places = [("data", kind) if kind in ("prompts", "cross") else (kind, f"{role}/{group}" if group else role)
               for kind, _, group in (need.partition(":") for need in this.needs) for role in this.roles]
     return {file.relative_to(folder).as_posix(): file for place in places for file in artifact_files(folder, *place)}
 

@@ -148,6 +148,18 @@ def _check_presence(profile: Profile):
         raise InputError(f"capability.tasks: {' '.join(capability.tasks)} takes the lm-eval harness; "
                          "pip install 'xlingtox[capability]', or ask for facts only")
 
+# %% ../../nbs/10_profiles/03_read.ipynb #g002
+def _of_models(inherited: dict, roles) -> dict:
+    "What a profile inherits, without the models that it does not name itself"
+    kept = {**inherited, "models": {r: m for r, m in inherited.get("models", {}).items() if r in roles}}
+    for paper in ("beniwal2025", "neuronft2025"):
+        if section := inherited.get(paper):
+            models = section["models"]
+            there = {r: models[r] for r in models if r in roles} if isinstance(models, dict) else [
+                r for r in models if r in roles]
+            kept[paper] = {**section, "models": there} if there else None
+    return kept
+
 # %% ../../nbs/10_profiles/03_read.ipynb #c027
 def load_profile(
     name_or_path: str | Path,  # "mini", or the path of a YAML file
@@ -160,10 +172,8 @@ def load_profile(
     files = _read_chain(profile_path(name_or_path))
     merged = {}
     for _, raw in reversed(files):
-        if isinstance(raw.get("models"), dict):  # the models that a profile names are all that it has
-            merged["models"] = {
-                role: model for role, model in merged.get("models", {}).items() if role in raw["models"]
-            }
+        if isinstance(raw.get("models"), dict):
+            merged = _of_models(merged, raw["models"])
         merged = merge(merged, raw)
     try:
         profile = Profile(**_fill(merged, data, files) if here or data else merged)

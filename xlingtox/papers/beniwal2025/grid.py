@@ -86,12 +86,15 @@ def levels(
     evaluations: pd.DataFrame,  # of one role, with the columns of `COLUMNS` and the metric
     split: str,  # one of `SPLITS`
     metric: str = "toxicity",  # or "toxicity_nonempty", "perplexity", "judge_perplexity", ...
+    pairs: str = "cross",  # or "shared": on whose sentences the untuned model is judged
 ) -> pd.DataFrame:  # [setting, lang]
     "A metric of every setting in every language, on one split"
     check_columns(evaluations, [*COLUMNS, metric], "evaluations")
     if len(roles := evaluations["role"].unique()) > 1:
         raise InputError(f"evaluations: of {len(roles)} models ({', '.join(roles)}); take those of one")
     rows = evaluations[evaluations["split"] == split]
+    if "pairs" in rows:
+        rows = rows[(rows["setting"] != "zs") | (rows["pairs"] == pairs)]
     if "zs" not in set(rows["setting"]):
         raise InputError(f"evaluations on {split}: lack the untuned model (setting zs), with which all is compared")
     known = (rows["n_missing"] <= MOST_MISSING * rows["n"]) | (not metric.startswith("toxicity"))
@@ -125,7 +128,7 @@ def share_deltas(
     metric: str = "toxicity",
 ) -> pd.DataFrame:  # [share, target], shares as text
     "Zero-shot minus tuned on a share of the text of all languages"
-    return _fall(levels(evaluations, split, metric), SHARES).rename_axis("share")
+    return _fall(levels(evaluations, split, metric, "shared"), SHARES).rename_axis("share")
 
 # %% ../../../nbs/09_papers/07_beniwal2025/00_grid.ipynb #b024
 def log_rise(
