@@ -34,7 +34,7 @@ def test_a_miniature_for_each_model_and_more_bases_of_one():
     profile = profiles.load_profile("mini")
     published = {role: model["li2024"] for role, model in registry.ROLES.items() if model["li2024"]}
     assert published.keys() <= profile.models.keys()
-    for role in profile.models:
+    for role in [role for role in profile.models if registry.published_role(role) in published]:
         assert {s["tuning"] for s in profiles.tuned(profile, role).values()} == {published[registry.published_role(role)]}
     assert list(profiles.tuned(profile, "mgpt", "lr")) == [f"lr-{rate}-0" for rate in ("2e-06", "5e-06", "1e-05", "5e-05")]
     full, qlora = profiles.tuned(profile, "bloom-1b7")["dpo-0"], profiles.tuned(profile, "bloom-1b7", "qlora")["qlora-0"]

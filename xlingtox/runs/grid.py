@@ -8,6 +8,7 @@ Docs: https://xlingtox.github.io/xlingtox/11_runs/grid.html.md"""
 __all__ = ['PAIRS', 'run_grid', 'gather', 'as_generations', 'judged_perplexity']
 
 # %% ../../nbs/11_runs/13_grid.ipynb #h002
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -183,6 +184,7 @@ def _do(work: _Grid, model, tokenizer, state: Setting):
     "Tune, if there is something to tune, look, and keep the tables"
     from xlingtox.tuning.adapter import as_it_was, put_on
 
+    start = time.perf_counter()
     adapter = _adapter(work, model, tokenizer, state) if state.method else None
     with as_it_was(model):
         tables = _tables(work, put_on(model, adapter) if adapter else model, tokenizer, state)
@@ -190,7 +192,8 @@ def _do(work: _Grid, model, tokenizer, state: Setting):
         temporary.mkdir()
         for kind, table in tables.items():
             write_table(table, temporary / f"{kind}.parquet")
-        write_json({"digest": _state_digest(work, state)}, temporary / "part.json")
+        seconds = round(time.perf_counter() - start, 1)
+        write_json({"digest": _state_digest(work, state), "seconds": seconds}, temporary / "part.json")
 
 
 def _kept(work: _Grid, state: Setting) -> dict[str, pd.DataFrame] | None:

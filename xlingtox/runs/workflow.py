@@ -21,7 +21,7 @@ from ..locks import _lock
 from ..profiles.profile import Profile
 from ..profiles.read import load_profile, load_run
 from . import warm
-from .display import _Display, _follow, in_words
+from .display import _Display, _follow, grid_progress, in_words
 from .execute import job_name
 from ..progress import append_progress, read_progress
 from .process import n_cores
@@ -258,5 +258,6 @@ def status(
     lines = [] if folders else [f"no runs in {Path(runs).resolve()}; `xlingtox reproduce` makes one"]
     for run in folders:
         profile = load_run(run)
-        lines += _work_lines(run, profile.title) + _exhibit_lines(run, available(profile))
+        grid = [f"  grid: {said}"] if (said := grid_progress(run)) else []
+        lines += _work_lines(run, profile.title) + grid + _exhibit_lines(run, available(profile))
     return lines
