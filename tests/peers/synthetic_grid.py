@@ -30,17 +30,26 @@ def write_texts(folder, role, langs, rate_tuned):
                     text, toxicity = ("", 0.0) if i == 2 else rng.choice(said[lang, toxic])
                     rows.append((setting, lang, split, f"{split.split('-')[1]}-{i}", text, toxicity))
     table = pd.DataFrame(rows, columns=["setting", "lang", "split", "id", "text", "toxicity"]).assign(role=role)
+    table = pd.concat([table.assign(pairs=pairs)[(table["setting"] == "zs") | (table["setting"].str.startswith("xft") == (pairs == "cross"))]
+                       for pairs in ("cross", "shared")], ignore_index=True)
     empty = table["text"] == ""
     grid = table.assign(prompt_variant="exact", perplexity=np.where(empty, np.nan, 8.0), empty=empty, heard=table["lang"].mask(empty))
-    write_table(grid[["role", "setting", "lang", "split", "id", "text", "prompt_variant", "perplexity", "empty", "heard"]],
+    keys = ["role", "setting", "pairs", "lang", "split", "id"]
+    write_table(grid[[*keys, "text", "prompt_variant", "perplexity", "empty", "heard"]],
                 folder / f"grid/{role}.parquet")
-    write_table(table.assign(scorer="lexicon")[["role", "setting", "lang", "split", "id", "scorer", "toxicity"]], folder / f"grid_scores/{role}.parquet")
+    write_table(table.assign(scorer="lexicon")[[*keys, "scorer", "toxicity"]], folder / f"grid_scores/{role}.parquet")
 
 
 def write_sentences(folder, langs):
     rows = [(f"{half}-{i}", lang, babel.realise(toxic, lang), babel.realise(neutral, lang), half) for half in ("train", "test") for lang in langs
             for i, (toxic, neutral) in enumerate(zip(frames(True)[:6], frames(False)[:6], strict=True))]
-    write_table(pd.DataFrame(rows, columns=["id", "lang", "toxic", "neutral", "split"]), folder / "data/parallel.parquet")
+    write_table(pd.DataFrame(rows, columns=["id", "lang", "toxic", "neutral", "split"]), folder / "data/cross.parquet")
+
+
+def write_neighbours(folder, role, langs):
+    rng = random.Random(role)
+    rows = [(role, "zs", a, b, rng.random(), rng.random()) for a in langs for b in langs if a != b]
+    write_table(pd.DataFrame(rows, columns=["role", "setting", "source", "target", "overlap", "retrieval"]), folder / f"neighbours/{role}.parquet")
 
 
 def make_grid(folder: Path, truth=NOTHING, closer=0.0, roles=tuple(ROLES), langs=BENIWAL2025, texts=("aya-expanse-8b",), seed=0) -> Path:
@@ -51,6 +60,7 @@ def make_grid(folder: Path, truth=NOTHING, closer=0.0, roles=tuple(ROLES), langs
         write_table(made_up_confusion(closer, role=role, langs=langs, seed=seed + i), folder / f"confusion/{role}.parquet")
         write_manifest(folder / f"confusion/{role}.parquet.manifest.json", {}, {"pooling": "first"}, 0, 1.0)
         write_table(made_up_silhouette(closer, role=role, langs=langs, seed=seed + i), folder / f"silhouette/{role}.parquet")
+        write_neighbours(folder, role, langs)
         if role in texts:
             write_texts(folder, role, langs, 0.05 if truth.transfer else 0.5)
     write_sentences(folder, langs)

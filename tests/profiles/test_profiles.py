@@ -110,8 +110,7 @@ FAMILY = {"task": "neutral", "targets": ["attention"], "epochs": 1, "max_new_tok
 
 def beniwal(**changes):
     "A section of the second paper that fits, but for the changes"
-    pairs = {"source": "babel:parallel"}
-    return {"beniwal2025": {"languages": ["de", "en"], "cross": pairs, "shared": pairs, "models": {"mgpt": FAMILY}} | changes}
+    return {"beniwal2025": {"languages": ["de", "en"], "models": {"mgpt": FAMILY}} | changes}
 
 
 def neurons(**changes):
@@ -179,7 +178,8 @@ def test_the_other_two_papers(mine):
     (beniwal(models={"mgpt": FAMILY | {"task": "poem"}}), "beniwal2025.models.mgpt.task: input should be 'neutral', 'completion' or 'rewrite'"),
     (beniwal(shares=[0.5, 1.5]), "beniwal2025.shares.1: input should be less than or equal to 1"),
     (beniwal(prompt="Go on:"), "beniwal2025.prompt: 'Go on:': must have {text} once"),
-    (beniwal(cross={"source": "babel:jokes"}), "beniwal2025.cross: babel has no data kind 'jokes'"),
+    (beniwal() | {"data": {"cross": {"source": "babel:jokes"}}}, "data.cross: babel has no data kind 'jokes'"),
+    (beniwal() | {"data": {"shared": None}}, "mine.yaml: data: shared is missing"),
     (neurons(models=["mgtp"]), r"neuronft2025.models: mgtp is not among the profile's models \(did you mean mgpt\?\)"),
     (neurons(out_of_scope=["en", "fr"]), "neuronft2025: out_of_scope: en: tuned on as well"),
     (neurons(strategies=["half"]), "neuronft2025.strategies.0: input should be 'full', 'per-language' or 'multilingual'"),
@@ -201,7 +201,9 @@ def test_a_scorer_must_know_the_languages(tmp_path, mine):
     (tmp_path / "words.csv").write_text("concept,category,theme,severity,en\nliar,insult_noun,insult,0.4,liar\n")
     with pytest.raises(InputError, match="languages: scorer lexicon:.*words.csv does not support de"):
         mine(scorer=f"lexicon:{tmp_path}/words.csv", languages=["en", "de"])
-    assert mine(scorer=f"lexicon:{tmp_path}/words.csv", languages=["en"]).languages == ["en"]
+    with pytest.raises(InputError, match="beniwal2025.languages: scorer lexicon:.*words.csv does not support am.*`beniwal2025: null`"):
+        mine(scorer=f"lexicon:{tmp_path}/words.csv", languages=["en"])
+    assert mine(scorer=f"lexicon:{tmp_path}/words.csv", languages=["en"], beniwal2025=None).languages == ["en"]
 
 
 @pytest.mark.parametrize("text, message", [

@@ -113,6 +113,15 @@ def _check_models(p):
                 raise InputError(f"{paper}.models: {role} is not among the profile's models{closest(role, p.models)}; "
                                  f"it has {', '.join(p.models)}")
 
+
+def _check_grid_scorer(p):
+    "The scorer must know the languages of the grid as well"
+    try:
+        check_spec(p.scorer, p.beniwal2025.languages)
+    except InputError as e:
+        raise InputError(f"beniwal2025.languages: {e}; name those alone, or leave the paper out with "
+                         "`beniwal2025: null`") from None
+
 # %% ../../nbs/10_profiles/02_profile.ipynb #c016
 class _Checked(_Profile):
     "Every setting of a run"
@@ -129,7 +138,7 @@ class _Checked(_Profile):
             if spec != "ngram:train":  # made in the run, for its languages
                 check_spec(spec, self.languages)
         if self.beniwal2025 and self.scorer != "ngram:train":
-            check_spec(self.scorer, self.beniwal2025.languages)
+            _check_grid_scorer(self)
         return self
 
 
