@@ -122,7 +122,7 @@ def neurons(**changes):
 
 
 def test_the_other_two_papers(mine):
-    profile = mine(**beniwal(), **neurons())
+    profile = mine(models={"mgpt": {}}, **beniwal(), **neurons())
     assert profile.beniwal2025.lora.r == 16 and profile.beniwal2025.shares[-1] == 1 and profile.neuronft2025.auroc == 0.5
     trainings = {paper: (p.trainings, p.evaluations) for paper, p in estimates.planned(profile).items()}
     # one language, two languages and shares of all, judged in two languages; in full, two languages in a row, and their union, judged in three
@@ -174,7 +174,7 @@ def test_the_other_two_papers(mine):
     ({"threads": {"bse": 1}}, r"threads: bse is not known \(did you mean base\?\)"),
     ({"name": "../mini"}, "mine.yaml: name: string should match pattern"),
     (beniwal(models={"mgpt": FAMILY | {"epoks": 3}}), r"beniwal2025.models.mgpt.epoks: is not a setting \(did you mean epochs\?\).*takes task, targets"),
-    (beniwal(models={"mt5-large": FAMILY}), "beniwal2025.models: mt5-large is not among the profile's models; it has mgpt"),
+    (beniwal(models={"llama3.1-8b": FAMILY}), "beniwal2025.models: llama3.1-8b is not among the profile's models; it has mgpt"),
     (beniwal(models={"mgpt": FAMILY | {"task": "poem"}}), "beniwal2025.models.mgpt.task: input should be 'neutral', 'completion' or 'rewrite'"),
     (beniwal(shares=[0.5, 1.5]), "beniwal2025.shares.1: input should be less than or equal to 1"),
     (beniwal(prompt="Go on:"), "beniwal2025.prompt: 'Go on:': must have {text} once"),

@@ -119,7 +119,7 @@ def _check_grid_scorer(p):
     try:
         check_spec(p.scorer, p.beniwal2025.languages)
     except InputError as e:
-        raise InputError(f"beniwal2025.languages: {e}; name those alone, or leave the paper out with "
+        raise InputError(f"beniwal2025.{e}; name those alone, or leave the paper out with "
                          "`beniwal2025: null`") from None
 
 # %% ../../nbs/10_profiles/02_profile.ipynb #c016
