@@ -174,7 +174,7 @@ def test_the_other_two_papers(mine):
     ({"threads": {"bse": 1}}, r"threads: bse is not known \(did you mean base\?\)"),
     ({"name": "../mini"}, "mine.yaml: name: string should match pattern"),
     (beniwal(models={"mgpt": FAMILY | {"epoks": 3}}), r"beniwal2025.models.mgpt.epoks: is not a setting \(did you mean epochs\?\).*takes task, targets"),
-    (beniwal(models={"llama3.1-8b": FAMILY}), "beniwal2025.models: llama3.1-8b is not among the profile's models; it has mgpt"),
+    (beniwal(models={"llama3.1-8b": FAMILY}), r"beniwal2025.models: llama3.1-8b is not among the profile's models \(did you mean llama3-8b\?\); it has mgpt"),
     (beniwal(models={"mgpt": FAMILY | {"task": "poem"}}), "beniwal2025.models.mgpt.task: input should be 'neutral', 'completion' or 'rewrite'"),
     (beniwal(shares=[0.5, 1.5]), "beniwal2025.shares.1: input should be less than or equal to 1"),
     (beniwal(prompt="Go on:"), "beniwal2025.prompt: 'Go on:': must have {text} once"),
