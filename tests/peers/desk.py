@@ -57,6 +57,15 @@ class Desk:
         process.kill()
         process.communicate()
 
+    def kill_when(self, there, *arguments, seconds: float = 300):
+        "Start a run, and kill it as soon as something is there"
+        end, process = time.monotonic() + seconds, self.start(*arguments)
+        while not there():
+            assert time.monotonic() < end and process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        process.kill()
+        process.communicate()
+
     def survivors(self, seconds: float = 3) -> list[str]:
         "Processes of this desk that are still there after some seconds"
         end = time.monotonic() + seconds

@@ -124,11 +124,15 @@ def test_a_dry_run_of_paper_estimates_without_the_data(tmp_path):
 
 @pytest.mark.slow
 def test_the_whole_of_paper_in_rehearsal(tmp_path):
+    "Of the exhibits that one notebook makes for many cells of the grid, one for each kind of metric; all of the others"
     desk = Desk(tmp_path, "paper-shadow")
-    process = desk.start("reproduce", "--profile", "paper", "--shadow", "--jobs", "2")
+    names = select.available(shadow.rehearsal(profiles.load_profile("paper", here=False)))
+    of_grid = {"table6", "table18", "fig2", "fig13", "fig25", "fig7", "fig9", "table2", "fig1"}
+    names = [n for n in names if not n.startswith("beniwal2025/") or n.split("/")[1] in of_grid]
+    assert {f"beniwal2025/{n}" for n in of_grid} <= set(names)
+    process = desk.start("reproduce", "--profile", "paper", "--shadow", "--jobs", "2", *(x for n in names for x in ("--only", n)))
     out, err = process.communicate(timeout=7200)
     assert process.returncode == 0, out + err
-    names = select.available(shadow.rehearsal(profiles.load_profile("paper", here=False)))
     for name in names:
         found = json.loads((desk.run / "exhibits" / name / "exhibit.json").read_text())
         assert all((desk.run / "exhibits" / name / f"{stem}.svg").is_file() for stem in found["figures"])
