@@ -8,6 +8,7 @@ Docs: https://xlingtox.github.io/xlingtox/07_metrics/evaluations.html.md"""
 __all__ = ['KEYS', 'evaluation_table']
 
 # %% ../../nbs/07_metrics/08_evaluations.ipynb #h002
+import numpy as np
 import pandas as pd
 
 from ..core import InputError, check_columns
@@ -31,11 +32,13 @@ def _one_row_each(texts: pd.DataFrame, more: pd.DataFrame, columns: list[str], w
 def _cell(rows: pd.DataFrame) -> dict:
     "The numbers of one state, language and set of sentences"
     other = rows["heard"].notna() & (rows["heard"] != rows["lang"]) & (rows["heard"] != UNDETERMINED)
-    speaking = rows["toxicity"][~rows["empty"]]
+    empty, perplexity = rows["empty"].astype(bool), rows["perplexity"].where(np.isfinite(rows["perplexity"]))
+    speaking, judged = rows["toxicity"][~empty], rows["judge_perplexity"]
     return {"toxicity": 100 * rows["toxicity"].mean(), "toxicity_nonempty": 100 * speaking.mean(), "n": len(rows),
-            "n_missing": int(rows["toxicity"].isna().sum()), "share_empty": rows["empty"].mean(),
-            "share_other": other.mean(), "perplexity": rows["perplexity"].mean(),
-            "perplexity_median": rows["perplexity"].median(), "judge_perplexity": rows["judge_perplexity"].mean()}
+            "n_missing": int(speaking.isna().sum()), "n_empty_scored": int(rows["toxicity"][empty].notna().sum()),
+            "share_empty": empty.mean(), "share_other": other.mean(), "n_perplexity": int(perplexity.notna().sum()),
+            "perplexity": perplexity.mean(), "perplexity_median": perplexity.median(),
+            "judge_perplexity": judged.where(np.isfinite(judged)).mean()}
 
 # %% ../../nbs/07_metrics/08_evaluations.ipynb #c008
 def evaluation_table(

@@ -200,8 +200,7 @@ class Beniwal2025(Settings):
     optimizer: str = "paged_adamw_32bit"  # a name of `transformers`
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the arithmetic
     max_length: Count = 256  # tokens
-    # whether the end of a text is learnt; in the released code it is masked with the padding
-    learn_to_stop: bool = False
+    learn_to_stop: bool | None = None  # whether the end of a text is learnt; None as each family's released script
     prompt: str = "Complete the sentence: {text}"
     prompt_tuned: str = "Complete the sentence: {text} .."  # the released code asks a tuned model in another way
     judge: Judge = Judge(model="openai-community/gpt2")  # of perplexity; the text says the tuned model
@@ -210,6 +209,14 @@ class Beniwal2025(Settings):
     clouds: Literal["umap", "pca", "none"] = "umap"  # how the embeddings are drawn in the plane
     at_once: Count = 32  # prompts that are completed at a time
     seed: int = 42
+
+    @field_validator("shares")
+    @classmethod
+    def check_shares(cls, value: list[float]):
+        "Shares are whole percents, each once"
+        if any(abs(100 * share - round(100 * share)) > 1e-9 for share in value) or len(set(value)) < len(value):
+            raise InputError(f"{value}: shares must be whole percents, each of them once")
+        return value
 
     @field_validator("prompt", "prompt_tuned")
     @classmethod

@@ -90,10 +90,11 @@ def _shadow_of_model(model: dict) -> dict:
 def _shadow_of_grid(section: dict) -> dict:
     "The section `beniwal2025` as it is rehearsed"
     short = {"epochs": 1, "epochs_shares": 1, "min_new_tokens": 0, "max_new_tokens": 6}
-    return {**section, "sources": section["languages"][:1], "shares": [section["shares"][-1]], "quantise": False,
-            "precision": "float32", "clouds": "pca", **SIZES["cross"],
-            "models": {role: family | short for role, family in section["models"].items()},
-            "judge": {**section["judge"], "model": shadow_model(section["judge"]["model"]), "revision": None}}
+    judge = {"model": shadow_model(section["judge"]["model"]), "revision": None, "dtype": "float32"}
+    small = {"quantise": False, "precision": "float32", "clouds": "pca", **SIZES["cross"]}
+    return {**section, **small, "sources": (section["sources"] or section["languages"])[:1],
+            "shares": [section["shares"][-1]], "judge": section["judge"] | judge,
+            "models": {role: family | short for role, family in section["models"].items()}}
 
 # %% ../../nbs/10_profiles/07_shadow.ipynb #c016
 def rehearsal(

@@ -353,7 +353,7 @@ def _grid_settings(p, role, chunk) -> dict:
     "The settings of a chunk: its states, the model's family, and what all share"
     section = p.beniwal2025.model_dump(mode="json", exclude={"models", "jobs", "judge", "shares", "dpo"})
     family = p.beniwal2025.models[role].model_dump(mode="json")
-    preference = {"dpo": tuned(p, role)["dpo-0"]} if "dpo" in chunks(p.beniwal2025)[chunk] else {}
+    preference = {"dpo": next(iter(tuned(p, role).values()))} if "dpo" in chunks(p.beniwal2025)[chunk] else {}
     names = {source.partition(":")[0] for kind in ("cross", "shared") for source in p.data[kind].source}
     heard = {"heard": "babel" if names == {"babel"} else "langid"}  # whose words the completions are
     return section | heard | {"states": chunks(p.beniwal2025)[chunk], "family": family, **preference}

@@ -54,22 +54,36 @@ def _grid_of(job: Job) -> _Grid:
 
 # %% ../../nbs/11_runs/13_grid.ipynb #c008
 _OTHERS = ("states", "sources")  # settings of a job that say nothing about one state
+_LOOKS = ("prompt", "prompt_tuned", "pooling", "rows", "clouds", "at_once", "heard")  # of a look, not of a tuning
+_TUNED = ("task", "targets", "epochs", "epochs_shares", "batch_size", "gradient_accumulation")  # a family's, of a tuning
+
+
+def _settings_of(work: _Grid, state: Setting) -> dict:
+    "The settings that matter for a state"
+    unread = _OTHERS + ("dpo",) * (state.method != "dpo")
+    return {name: value for name, value in work.settings.items() if name not in unread}
+
+
+def _tuning_digest(work: _Grid, state: Setting) -> str:
+    "Changes when anything changes that a state's weights depend on"
+    settings = {name: value for name, value in _settings_of(work, state).items() if name not in _LOOKS}
+    family = {name: work.settings["family"][name] for name in _TUNED}
+    return digest([asdict(state), settings | {"family": family}, work.inputs])
 
 
 def _state_digest(work: _Grid, state: Setting) -> str:
-    "Changes when anything changes that a state depends on"
-    settings = {name: value for name, value in work.settings.items() if name not in _OTHERS}
-    return digest([asdict(state), settings, work.inputs])
+    "Changes when anything changes that a state's tables depend on"
+    return digest([asdict(state), _settings_of(work, state), work.inputs])
 
-
+# %% ../../nbs/11_runs/13_grid.ipynb #c040
 def _part(work: _Grid, state: Setting) -> Path:
     "Where the tables of a state are kept"
     return work.run / "grid_parts" / work.role / state.name
 
 
-def _says(file: Path, work: _Grid, state: Setting) -> bool:
-    "Whether a file says that something is this state's"
-    return file.is_file() and read_json(file).get("digest") == _state_digest(work, state)
+def _says(file: Path, said: str) -> bool:
+    "Whether a file says that what stands beside it was made so"
+    return file.is_file() and read_json(file).get("digest") == said
 
 # %% ../../nbs/11_runs/13_grid.ipynb #c011
 def _sft_settings(s: dict, state: Setting) -> dict:
@@ -105,10 +119,10 @@ def _adapter(work: _Grid, model, tokenizer, state: Setting) -> Path:
 
     folder = work.run / "models" / work.role / state.name
     said = folder.with_name(f"{state.name}.json")
-    if not (folder.is_dir() and _says(said, work, state)):
+    if not (folder.is_dir() and _says(said, _tuning_digest(work, state))):
         with as_it_was(model):
             _tune(work, model, tokenizer, state, folder)
-        write_json({"digest": _state_digest(work, state)}, said)
+        write_json({"digest": _tuning_digest(work, state)}, said)
     return folder
 
 # %% ../../nbs/11_runs/13_grid.ipynb #c016
@@ -141,13 +155,11 @@ def _texts(work: _Grid, model, tokenizer, state: Setting) -> pd.DataFrame:
 
 # %% ../../nbs/11_runs/13_grid.ipynb #c020
 def _retrieval(model, tokenizer, train: pd.DataFrame) -> pd.DataFrame:
-    "How often a neutral sentence finds its translation in each other language: `source target retrieval`, or nothing"
+    "How often a neutral sentence finds its translation in each other language: `source target retrieval`"
     from xlingtox.representations import sentence_representations
     from xlingtox.retrieval import retrieval_accuracy
 
     texts = train.pivot(index="id", columns="lang", values="neutral")
-    if texts.isna().any(axis=None):  # ids that languages do not share: no translations
-        return pd.DataFrame(columns=["source", "target", "retrieval"])
     vectors = {lang: sentence_representations(model, tokenizer, texts[lang].tolist()) for lang in texts}
     accuracy = lambda a, b: sum(map(retrieval_accuracy, a, b)) / len(a)  # noqa: E731
     return pd.DataFrame([{"source": a, "target": b, "retrieval": accuracy(vectors[a], vectors[b])}
@@ -162,8 +174,10 @@ def _neighbours(work: _Grid, model, tokenizer) -> pd.DataFrame:
     tokens = {lang: [token for ids in tokenizer(of["neutral"].tolist())["input_ids"] for token in ids]
               for lang, of in train.groupby("lang")}
     overlap = token_overlap(tokens).stack().rename("overlap").reset_index()
-    return overlap[overlap["source"] != overlap["target"]].merge(
-        _retrieval(model, tokenizer, train), on=["source", "target"], how="left")
+    apart = overlap[overlap["source"] != overlap["target"]].reset_index(drop=True)
+    if work.settings["heard"] != "babel":  # only the miniature's pairs are translations
+        return apart.assign(retrieval=float("nan"))
+    return apart.merge(_retrieval(model, tokenizer, train), on=["source", "target"], how="left")
 
 # %% ../../nbs/11_runs/13_grid.ipynb #c023
 def _tables(work: _Grid, model, tokenizer, state: Setting) -> dict[str, pd.DataFrame]:
@@ -199,7 +213,7 @@ def _do(work: _Grid, model, tokenizer, state: Setting):
 def _kept(work: _Grid, state: Setting) -> dict[str, pd.DataFrame] | None:
     "The tables of a state that was done; None where it was not, or in another way"
     part = _part(work, state)
-    if not _says(part / "part.json", work, state):
+    if not _says(part / "part.json", _state_digest(work, state)):
         return None
     return {kind: read_table(part / f"{kind}.parquet") for kind in GRID_KINDS if (part / f"{kind}.parquet").exists()}
 
@@ -220,7 +234,7 @@ def run_grid(
         work, states = _grid_of(job), grid_settings(job.profile.beniwal2025)
         wanted = [states[name] for name in job.settings["states"]]
         todo = [state for state in wanted if _kept(work, state) is None]
-        model, tokenizer = _loaded(job) if todo else (None, None)
+        model, tokenizer = _loaded(job, todo) if todo else (None, None)
         for state in todo:
             _do(work, model, tokenizer, state)
         found = [_kept(work, state) for state in wanted]
@@ -229,11 +243,15 @@ def run_grid(
     return _together(found, "grid")
 
 # %% ../../nbs/11_runs/13_grid.ipynb #c029
-def _loaded(job: Job):
-    "The untuned model on the machine's GPU, or on its processor"
+def _loaded(job: Job, todo: list[Setting]):
+    "The untuned model on the machine's GPU, or on its processor; it must be one that can be tuned as asked"
     from xlingtox.runs.tune import _place
 
-    return job.model("base", quantise=job.settings["quantise"], **_place())
+    model, tokenizer = job.model("base", quantise=job.settings["quantise"], **_place())
+    if model.config.is_encoder_decoder and any(state.method == "dpo" for state in todo):
+        raise InputError(f"beniwal2025.dpo: {job.role} is an encoder-decoder, which DPO does not tune; leave it out of "
+                         "beniwal2025.models, or set dpo: false")
+    return model, tokenizer
 
 # %% ../../nbs/11_runs/13_grid.ipynb #c032
 def gather(
@@ -259,6 +277,12 @@ def as_generations(texts: pd.DataFrame) -> pd.DataFrame:  # `model lang prompt_i
                          "sample": 0, "text": texts["text"]})
 
 # %% ../../nbs/11_runs/13_grid.ipynb #c037
+def _apart(texts: pd.DataFrame) -> list[str]:
+    "Completions as they stand after their sentence: an encoder-decoder begins without the space that belongs there"
+    glued = ~texts["text"].str.match(r"\s|$") & ~texts["lang"].isin(["zh", "ja"])
+    return (glued.map({True: " ", False: ""}) + texts["text"]).tolist()
+
+
 def judged_perplexity(
     model,  # the judge
     tokenizer,
@@ -273,4 +297,5 @@ def judged_perplexity(
     said = pd.concat([evaluation_prompts(of).assign(pairs=name) for name, of in pairs.items()])
     sentences = texts[keys].merge(said.rename(columns={"text": "sentence"}), on=keys, how="left")["sentence"]
     given = sentences.tolist() if variant == "exact" else [""] * len(texts)
-    return perplexity(model, tokenizer, given, texts["text"].tolist(), max_drop=None)
+    return perplexity(model, tokenizer, given, _apart(texts) if variant == "exact" else texts["text"].tolist(),
+                      max_drop=None)

@@ -25,7 +25,7 @@ from .display import _Display, _follow, grid_progress, in_words
 from .execute import job_name
 from ..progress import append_progress, read_progress
 from .process import n_cores
-from .select import FIRST, available, passes, select
+from .select import FIRST, available, of_first_seed, passes, select
 from .snakemake import EXECUTORS, _end, _snakemake, _snakemake_arguments
 
 # %% ../../nbs/11_runs/09_workflow.ipynb #a271
@@ -178,7 +178,9 @@ def _make(profile: Profile, run: Path, names: list[str], jobs: int, say, executo
     server = warm.server() if executor == "local" else contextlib.nullcontext("")
     with open(run / "workflow.log", "w") as log, server as address:
         for first, config in passes(profile, run, names):
-            displays.append(_Display(run, jobs, say, f" first, for {' '.join(first)}" if config else ""))
+            _keep_settings(of_first_seed(profile) if config else profile, run)
+            what = f" first, for {' '.join(first)} of one seed" if config else ""
+            displays.append(_Display(run, jobs, say, what))
             arguments = _snakemake_arguments(run.resolve(), _targets(first), jobs, config=config, executor=executor,
                                              urgent=_targets(FIRST[:1]))
             failed = _attend(_snakemake(arguments, log, address), displays[-1], executor)
@@ -211,7 +213,6 @@ def reproduce(
         return 0
     run.mkdir(parents=True, exist_ok=True)
     with _locked(run):
-        _keep_settings(prof, run)
         return _make(prof, run, names, jobs or n_cores(), say, executor)
 
 # %% ../../nbs/11_runs/09_workflow.ipynb #a305

@@ -17,7 +17,8 @@ from ..figures import FAINT, INK, order_languages
 from ...stats import resample_counts
 
 # %% ../../../nbs/09_papers/07_beniwal2025/04_bars.ipynb #b006
-BAR = {"zs": "ZS"} | {setting: f"{share}%" for setting, share in SHARES.items()}  # setting -> name of its bar
+# setting -> name of its bar
+BAR = {"zs": "ZS", **{setting: f"{share}%" for setting, share in SHARES.items()}, "dpo": "DPO"}
 XFT = "X-FT"
 
 
@@ -65,12 +66,13 @@ def with_intervals(
     "The bars, those of one model with their intervals over texts"
     named = intervals.assign(bar=intervals["setting"].map(BAR)).dropna(subset="bar")
     found = heights[["split", "lang", "bar"]].merge(named, how="left", on=["split", "lang", "bar"])
-    return heights.assign(**{end: heights[end].fillna(pd.Series(found[end].to_numpy(), heights.index))
+    known = heights["value"].notna()
+    return heights.assign(**{end: heights[end].fillna(pd.Series(found[end].to_numpy(), heights.index)).where(known)
                              for end in ("low", "high")})
 
 # %% ../../../nbs/09_papers/07_beniwal2025/04_bars.ipynb #b014
 BAR_STYLE = {"ZS": ("#8A8F98", ""), "10%": ("#CFE3EC", ""), "20%": ("#9CC4D6", ""), "30%": ("#5F9DB8", ""),
-             "100%": ("#2B6C8C", ""), XFT: ("white", "////")}  # bar -> colour, hatch
+             "100%": ("#2B6C8C", ""), "DPO": ("#B8A05F", ""), XFT: ("white", "////")}  # bar -> colour, hatch
 _EDGE = "#CC6677"
 
 
@@ -78,11 +80,13 @@ def draw_bars(
     ax,
     heights: pd.DataFrame,  # of `bar_heights` or `with_intervals`, one split
 ):
-    "Six bars per language, each with a line for its interval"
-    langs, width = list(dict.fromkeys(heights["lang"])), 0.14
-    for i, (bar, (colour, hatch)) in enumerate(BAR_STYLE.items()):
+    "A bar for each way of tuning, per language, with a line for its interval"
+    there = [bar for bar in BAR_STYLE if bar in set(heights["bar"])]
+    langs, width = list(dict.fromkeys(heights["lang"])), 0.84 / max(len(there), 1)
+    for i, bar in enumerate(there):
+        colour, hatch = BAR_STYLE[bar]
         rows = heights[heights["bar"] == bar].set_index("lang").reindex(langs)
-        x = np.arange(len(langs)) + (i - 2.5) * width
+        x = np.arange(len(langs)) + (i - (len(there) - 1) / 2) * width
         ax.bar(x, rows["value"], width, color=colour, hatch=hatch, edgecolor=_EDGE if hatch else "white", lw=0.5,
                label=bar)
         ax.vlines(x, rows["low"], rows["high"], color=INK, lw=0.9)

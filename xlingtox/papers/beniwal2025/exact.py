@@ -8,9 +8,10 @@ Docs: https://xlingtox.github.io/xlingtox/09_papers/07_beniwal2025/exact.html.md
 __all__ = ['MOST', 'sign_flip', 'Additive', 'additive', 'group_difference', 'shared_class', 'crossed_mean']
 
 # %% ../../../nbs/09_papers/07_beniwal2025/01_exact.ipynb #b003
+from collections import Counter
 from collections.abc import Iterator
 from itertools import combinations
-from math import comb
+from math import comb, factorial, prod
 from typing import NamedTuple
 
 import numpy as np
@@ -112,13 +113,14 @@ def shared_class(
     both = both + both.T
     groups = [np.flatnonzero(labels[langs] == label) for label in labels[langs].unique()]
     groups = [tuple(group) for group in groups if len(group) > 1]
-    pairs = sum(len(group) * (len(group) - 1) for group in groups)
+    sizes = [len(group) for group in groups]
+    pairs = sum(n * (n - 1) for n in sizes)
     if not groups:
         return {"excess": np.nan, "p": np.nan, "n_pairs": 0, "least": np.nan}
     total = lambda ways: sum(both[np.ix_(group, group)].sum() / 2 for group in ways)  # noqa: E731
-    sums = np.array([total(ways) for ways in _dealt(tuple(range(len(langs))), [len(group) for group in groups])])
+    sums = np.array([total(ways) for ways in _dealt(tuple(range(len(langs))), sizes)])
     return {"excess": float(total(groups) / pairs), "p": float((sums >= total(groups) - 1e-9).mean()),
-            "n_pairs": pairs, "least": 1 / len(sums)}
+            "n_pairs": pairs, "least": prod(map(factorial, Counter(sizes).values())) / len(sums)}
 
 # %% ../../../nbs/09_papers/07_beniwal2025/01_exact.ipynb #b021
 def _clustered(rest: np.ndarray) -> float:

@@ -6,8 +6,8 @@ Docs: https://xlingtox.github.io/xlingtox/09_papers/07_beniwal2025/geometry.html
 
 # %% auto #0
 __all__ = ['RELEASED', 'SAME', 'cosine_matrix', 'released_confusion', 'draw_confusion', 'draw_confusions', 'language_cosines',
-           'jackknife', 'drawn_together', 'judge_b6', 'released_silhouettes', 'draw_silhouettes', 'silhouette_falls',
-           'judge_b6_silhouettes', 'beside_released']
+           'draw_clouds', 'jackknife', 'drawn_together', 'judge_b6', 'released_silhouettes', 'draw_silhouettes',
+           'silhouette_falls', 'judge_b6_silhouettes', 'beside_released']
 
 # %% ../../../nbs/09_papers/07_beniwal2025/09_geometry.ipynb #b003
 import numpy as np
@@ -105,6 +105,20 @@ def _means(values: np.ndarray) -> np.ndarray:
     between = (values.sum() - np.trace(values)) / (n * (n - 1))
     return np.array([between, within, between - within])
 
+# %% ../../../nbs/09_papers/07_beniwal2025/09_geometry.ipynb #b051
+def draw_clouds(
+    ax,
+    clouds: pd.DataFrame,  # `lang split label x y` of one role and setting
+):
+    "Embeddings in the plane: colour and marker of a language's branch, hollow where the sentence is toxic"
+    for lang, of in clouds.dropna(subset=["x", "y"]).groupby("lang"):
+        colour, marker = lang_style(lang)
+        for label, rows in of.groupby("label"):
+            ax.scatter(rows["x"], rows["y"], s=9, marker=marker, lw=0.6, alpha=0.7, edgecolor=colour,
+                       facecolor="none" if label == "toxic" else colour)
+        ax.annotate(lang, of[["x", "y"]].median(), fontsize=10, fontweight="bold", color=colour)
+    ax.set(xticks=[], yticks=[])
+
 # %% ../../../nbs/09_papers/07_beniwal2025/09_geometry.ipynb #b017
 def jackknife(
     change: np.ndarray,  # [lang, lang], symmetric; within a language on the diagonal
@@ -142,7 +156,9 @@ def _cannot_tell(confusion: pd.DataFrame) -> str:
     if (n := len({name[:2] for name in before.index})) < 5:
         return f"{n} languages are too few: it takes five"
     same = np.abs(after - before).max(axis=None) <= SAME
-    return "the cosines before and after are equal, so they are not of a tuned model" if same else ""
+    if not same:
+        return ""
+    return "the cosines before and after are equal: pooling that sees what tuning does not touch, or no tuned model"
 
 # %% ../../../nbs/09_papers/07_beniwal2025/09_geometry.ipynb #b021
 def judge_b6(
@@ -230,7 +246,7 @@ def silhouette_falls(
         fall = wide["zs"] - wide["mft"]
         test = sign_flip(fall)
         note = "some are missing" if fall.isna().any() else (
-            "equal before and after, so not of a tuned model" if fall.abs().max() <= SAME else
+            "equal before and after" if fall.abs().max() <= SAME else
             "too few languages" if test["least"] >= LEVEL else "")
         rows[role] = {"before": wide["zs"].mean(), "after": wide["mft"].mean(), "fall": test["mean"], "p": test["p"],
                       "n": test["n"], "note": note}

@@ -43,11 +43,8 @@ def example_texts(
     rows = rows[rows["setting"].isin(["zs", f"xft-{source}"])].rename(columns={"id": "prompt_id"})
     pairs = before_and_after(rows, "setting", "zs").rename(columns={"prompt_id": "id"})
     pairs = pairs.reindex(columns=["id", "lang", "before", "after", "before_toxicity", "after_toxicity"]).dropna()
-    silent = [not before.strip() or not after.strip() for before, after in
-              zip(pairs["before"], pairs["after"], strict=True)]
-    order = pairs.assign(silent=silent, toxic=-pairs["before_toxicity"].astype(float)).sort_values(
-        ["silent", "toxic"], kind="stable")
-    return order.drop(columns=["silent", "toxic"]).merge(sentences, on=["lang", "id"])
+    order = pairs.assign(toxic=-pairs["before_toxicity"].astype(float)).sort_values("toxic", kind="stable")
+    return order.drop(columns="toxic").merge(sentences, on=["lang", "id"])
 
 # %% ../../../nbs/09_papers/07_beniwal2025/10_overview.ipynb #b018
 def sentences_of(

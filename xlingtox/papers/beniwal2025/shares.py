@@ -85,7 +85,8 @@ def label_ends(
 def _does_much(change: pd.DataFrame, share: str) -> tuple[dict, dict, bool]:
     "Tests that toxicity falls at a share, and by more than half of the fall with all of the text; whether both do"
     falls, most = sign_flip(change.loc[share]), sign_flip(change.loc[share] - change.loc["100"] / 2)
-    return falls, most, falls["mean"] >= COUNTS and falls["p"] < LEVEL and most["p"] < LEVEL
+    works = change.loc["100"].mean() > 0  # or there is no work to do a part of
+    return falls, most, works and falls["mean"] >= COUNTS and falls["p"] < LEVEL and most["p"] < LEVEL
 
 
 def _enough(change: pd.DataFrame) -> list[str]:
@@ -123,7 +124,7 @@ def judge_b4(
     """B4: a tenth to a third of the data does much of the work
 
     Holds: at 30% of the text toxicity falls by a point or more, and by over half of the fall with all; p < 0.05, signs.
-    Fails: at 30% it may not fall at all, or by no more than half of what all of the text brings.
+    Fails: at 30% it may not fall, or by no more than half of what all of the text brings, or all brings nothing.
     """
     said = "limited training data (10 to 30%) yields effective transfer"
     if why := _cannot_tell_b4(change):

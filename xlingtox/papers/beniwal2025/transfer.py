@@ -160,7 +160,7 @@ def judge_b1(
     """B1: fine-tuning in one language lowers toxicity in others, for some source languages
 
     Holds: for a source the mean over the other targets falls by a point or more, p < 0.05 by signs after Holm.
-    Fails: no source does.
+    Fails: no source does; one target on the other side is enough to lose a source, of nine.
     """
     said = "es and de lower toxicity in the other languages (Aya)"
     if why := _cannot_tell_b1(change):

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ... import stats
+from ...models.registry import published_role
 from ..claims import LEVEL, verdict, with_interval
 from ..compare import (MEASURES, compare, compare_over_languages, compare_stacked, mixed_change,
                                      stack_variants)
@@ -228,7 +229,7 @@ def judge_l5(
     """
     dist = data[data["metric"].isin(("dist1", "dist2", "dist3"))]
     least = dist.loc[dist["decrease_low"].idxmin()]
-    said = [f"{MODELS[role][0]}: " + ", ".join(f"{TITLES[r.metric]} {-r.percent:+z.1f}%" for r in of.itertuples())
+    said = [f"{MODELS[published_role(role)][0]}: " + ", ".join(f"{TITLES[r.metric]} {-r.percent:+z.1f}%" for r in of.itertuples())
             for role, of in dist.groupby("role", sort=False)]
     detail = f"Each falls, {_HOW} Interval: change in % of {TITLES[least['metric']]}, which falls least surely."
     if not dist["falls"].all():
