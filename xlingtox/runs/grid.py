@@ -55,7 +55,7 @@ def _grid_of(job: Job) -> _Grid:
 # %% ../../nbs/11_runs/13_grid.ipynb #c008
 _OTHERS = ("states", "sources")  # settings of a job that say nothing about one state
 _LOOKS = ("prompt", "prompt_tuned", "pooling", "rows", "clouds", "at_once", "heard")  # of a look, not of a tuning
-_TUNED = ("task", "targets", "epochs", "epochs_shares", "batch_size", "gradient_accumulation")  # a family's, of a tuning
+_TUNED = ("task", "targets", "epochs", "epochs_shares", "batch_size", "gradient_accumulation")  # of a family
 
 
 def _settings_of(work: _Grid, state: Setting) -> dict:

@@ -229,8 +229,8 @@ def judge_l5(
     """
     dist = data[data["metric"].isin(("dist1", "dist2", "dist3"))]
     least = dist.loc[dist["decrease_low"].idxmin()]
-    said = [f"{MODELS[published_role(role)][0]}: " + ", ".join(f"{TITLES[r.metric]} {-r.percent:+z.1f}%" for r in of.itertuples())
-            for role, of in dist.groupby("role", sort=False)]
+    changes = lambda of: ", ".join(f"{TITLES[r.metric]} {-r.percent:+z.1f}%" for r in of.itertuples())  # noqa: E731
+    said = [f"{MODELS[published_role(role)][0]}: {changes(of)}" for role, of in dist.groupby("role", sort=False)]
     detail = f"Each falls, {_HOW} Interval: change in % of {TITLES[least['metric']]}, which falls least surely."
     if not dist["falls"].all():
         detail += " Diversity that stays means that tuning moved what is said without narrowing how it is said."
