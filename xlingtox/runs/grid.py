@@ -21,7 +21,7 @@ from ..generation.completions import complete, is_empty, prompted
 from ..metrics.fluency import perplexity
 from ..metrics.response_language import heard_by_langid, heard_in_babel
 from ..profiles.grid import Setting, grid_settings
-from ..profiles.stages import GRID_KINDS
+from ..profiles.grid_stages import GRID_KINDS
 from .stage import Job, stage
 
 # %% ../../nbs/11_runs/13_grid.ipynb #c002

@@ -20,7 +20,8 @@ from ..core import read_table, write_manifest, write_table
 from ..profiles.profile import Profile
 from ..profiles.read import load_run
 from ..profiles.sections import SCHEMA
-from ..profiles.stages import STAGES, Stage, maker_of, stage_settings
+from ..profiles.card import Stage
+from ..profiles.stages import STAGES, maker_of, stage_settings
 from ..tuning.methods import MAIN
 
 # %% ../../nbs/11_runs/04_stage.ipynb #c005
