@@ -38,7 +38,7 @@ def _of_grid(p) -> list[str]:
 # %% ../../nbs/10_profiles/05_grid_stages.ipynb #g005
 def _rows_judged(section) -> int:
     "Sentences of a language that a state completes: toxic ones to train and to test with, neutral ones to test with"
-    return section.n_train + 2 * section.n_test
+    return min(section.judged or section.n_train, section.n_train) + 2 * section.n_test
 
 
 def _sentences_read(section, family, state) -> float:

@@ -54,7 +54,8 @@ def _grid_of(job: Job) -> _Grid:
 
 # %% ../../nbs/11_runs/13_grid.ipynb #c008
 _OTHERS = ("states", "sources")  # settings of a job that say nothing about one state
-_LOOKS = ("prompt", "prompt_tuned", "pooling", "rows", "clouds", "at_once", "heard")  # of a look, not of a tuning
+# of a look, not of a tuning
+_LOOKS = ("judged", "prompt", "prompt_tuned", "pooling", "rows", "clouds", "at_once", "heard")
 _TUNED = ("task", "targets", "epochs", "epochs_shares", "batch_size", "gradient_accumulation")  # of a family
 
 
@@ -126,6 +127,13 @@ def _adapter(work: _Grid, model, tokenizer, state: Setting) -> Path:
     return folder
 
 # %% ../../nbs/11_runs/13_grid.ipynb #c016
+def _sentences(pairs: pd.DataFrame, judged: int | None) -> pd.DataFrame:
+    "What is completed; of the sentences that are tuned on the first ones of each language, or all"
+    prompts = evaluation_prompts(pairs)
+    place = prompts.groupby(["split", "lang"]).cumcount()
+    return prompts[(prompts["split"] != "toxic-train") | (place < (judged or len(prompts)))].reset_index(drop=True)
+
+
 def _heard(texts: list[str], langs: list[str], whose: str) -> list[str | None]:
     "The language of each text, by the miniature's words or by langid"
     return heard_in_babel(texts, langs) if whose == "babel" else heard_by_langid(texts)
@@ -133,7 +141,7 @@ def _heard(texts: list[str], langs: list[str], whose: str) -> list[str | None]:
 
 def _completed(work: _Grid, model, tokenizer, state: Setting, pairs: pd.DataFrame) -> pd.DataFrame:
     "A completion of every sentence, its perplexity under the model itself, and its language"
-    s, prompts = work.settings, evaluation_prompts(pairs)
+    s, prompts = work.settings, _sentences(pairs, work.settings["judged"])
     asks = "prompt_tuned" if state.method else "prompt"
     asked = prompted(prompts["text"].tolist(), s[asks])
     keyed = prompts.assign(id=prompts["split"] + "/" + prompts["id"], text=asked)
