@@ -290,14 +290,14 @@ def _miniatures(shown: list[dict]) -> str:
     return {0: "", 1: "The model"}.get(len(ran), "All models")
 
 # %% ../../nbs/09_papers/06_report.ipynb #a444
-def _index(run: Path, pages: dict[str, str], manifests: dict[str, dict]) -> str:
+def _index(run: Path, pages: dict[str, str], manifests: dict[str, dict], so_far: bool) -> str:
     "The first page of a report"
     board, done, failed = scoreboard(run), read_exhibits(run), last_failures(run)
     shown = _finished(done, run, pages, failed)
     judged = [{**v, **{k: e[k] for k in ("label", "anchor", "paper", "models")}} for e in shown for v in e["verdicts"]]
     return _template("index.html").render(
         run=run.resolve().name, rehearsed=rehearsed(run), miniatures=_miniatures(shown), style=_style(), css=CSS,
-        exhibits=shown, judged=judged,
+        exhibits=shown, judged=judged, so_far=so_far,
         counts=_counts(board, bool(rehearsed(run))), failures=_failures(failed, pages),
         missing=_missing(board, done, failed), facts=_facts(run, manifests),
         notebooks=[(job, page) for job, page in pages.items() if job not in EXHIBITS])
@@ -306,6 +306,7 @@ def _index(run: Path, pages: dict[str, str], manifests: dict[str, dict]) -> str:
 def build_report(
     run: str | Path,  # a run's folder
     out: str | Path | None = None,  # where the report goes; `report` in the run's folder when None
+    so_far: bool = False,  # after the first pass, which shows one seed of tuning
 ) -> Path:
     "Write the report of a run as a folder of its own; returns its index.html"
     run = run_folder(run)
@@ -316,6 +317,6 @@ def build_report(
         for name in read_exhibits(run):
             shutil.copytree(run / "exhibits" / name, temporary / "exhibits" / name)
         pages = _copy_notebooks(run, temporary, last_failures(run))
-        (temporary / "index.html").write_text(_index(run, pages, manifests), encoding="utf-8")
+        (temporary / "index.html").write_text(_index(run, pages, manifests, so_far), encoding="utf-8")
         write_json(manifests, temporary / "manifest.json")
     return out / "index.html"
