@@ -46,16 +46,17 @@ class Desk:
             assert process is None or process.poll() is None, process.communicate()
             time.sleep(0.05)
 
-    def kill_in(self, job: str, after: float, *arguments, seconds: float = 300):
-        "Start a run, and kill it some seconds after a job has begun"
+    def kill_in_one_of(self, jobs: dict[str, float], *arguments, seconds: float = 300) -> str:
+        "Start a run, and kill it so many seconds after the first of these jobs has begun; which of them it was"
         begun, end = time.time(), time.monotonic() + seconds
         process = self.start(*arguments)
-        while not any(r.get("job") == job and r["event"] == "started" and r["time"] > begun for r in read_progress(self.run)):
-            assert time.monotonic() < end and process.poll() is None, f"{job} did not start"
+        while not (first := [r["job"] for r in read_progress(self.run) if r.get("job") in jobs and r["event"] == "started" and r["time"] > begun][:1]):
+            assert time.monotonic() < end and process.poll() is None, f"none of {sorted(jobs)} started"
             time.sleep(0.1)
-        time.sleep(after)
+        time.sleep(jobs[first[0]])
         process.kill()
         process.communicate()
+        return first[0]
 
     def kill_when(self, there, *arguments, seconds: float = 300):
         "Start a run, and kill it as soon as something is there"

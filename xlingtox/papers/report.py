@@ -216,11 +216,12 @@ def _front(run: Path, common: dict, finished: dict[str, dict], rows: list[dict],
         notebooks=[(job, page) for job, page in pages.items() if job not in EXHIBITS])
 
 
-def _pages(run: Path, finished: dict[str, dict], pages: dict[str, str], manifests: dict) -> dict[str, str]:
+def _pages(run: Path, finished: dict[str, dict], pages: dict, manifests: dict, so_far: bool = False) -> dict[str, str]:
     "The front page and the page of each paper, by file name"
     rows = [_placed(row, finished) for row in verdict_rows(run)]
     papers = _papers(run, finished, rows, pages)
-    common = {"run": run.resolve().name, "rehearsed": rehearsed(run), "style": style(), "css": CSS, "papers": papers}
+    common = {"run": run.resolve().name, "rehearsed": rehearsed(run), "so_far": so_far, "style": style(), "css": CSS,
+              "papers": papers}
     made = {"index.html": _front(run, common, finished, rows, pages, manifests)}
     for p in papers:
         its = [e for e in finished.values() if e["paper"] == p["name"]]
@@ -241,6 +242,7 @@ def _draw_thumbnails(finished: dict[str, dict], out: Path):
 def build_report(
     run: str | Path,  # a run's folder
     out: str | Path | None = None,  # where the report goes; `report` in the run's folder when None
+    so_far: bool = False,  # after the first pass, which shows one seed of tuning
 ) -> Path:
     "Write the report of a run as a folder of its own; returns its index.html"
     run = run_folder(run)
@@ -253,7 +255,7 @@ def build_report(
         for name in finished:
             shutil.copytree(run / "exhibits" / name, temporary / "exhibits" / name)
         _draw_thumbnails(finished, temporary)
-        for name, page in _pages(run, finished, notebooks, manifests).items():
+        for name, page in _pages(run, finished, notebooks, manifests, so_far).items():
             (temporary / name).write_text(page, encoding="utf-8")
         write_table(scoreboard(run), temporary / "scoreboard.csv")
         write_json(manifests, temporary / "manifest.json")

@@ -134,12 +134,12 @@ def _attend(child: subprocess.Popen, display: _Display, executor: str) -> bool |
         _end(child, executor)
 
 # %% ../../nbs/11_runs/09_workflow.ipynb #a289
-def _write_report(run: Path, say) -> bool:
+def _write_report(run: Path, say, so_far: bool = False) -> bool:
     "Write the report, or say why not"
     from xlingtox.papers.report import build_report
 
     try:
-        build_report(run)
+        build_report(run, so_far=so_far)
     except Exception as e:
         say(f"the report could not be written: {type(e).__name__}: {e}")
         return False
@@ -186,7 +186,7 @@ def _make(profile: Profile, run: Path, names: list[str], jobs: int, say, executo
             failed = _attend(_snakemake(arguments, log, address), displays[-1], executor)
             if failed is None:
                 return 130
-            if config and not failed and _write_report(run, say):
+            if config and not failed and _write_report(run, say, so_far=True):
                 say(f"the first {len(first)} exhibits are made. Report so far: {run / 'report' / 'index.html'}")
     return _conclude(run, names, displays, failed, time.monotonic() - start)
 
