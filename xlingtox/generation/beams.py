@@ -37,17 +37,16 @@ def _held_down(scores, history, real, penalty: float, size: int):
     return ban_repeats(scores, history, size)
 
 # %% ../../nbs/04_generation/02_beams.ipynb #b010
-def _in_nucleus(scores, top_p: float, width: int = 64):
-    "Scores of the most probable tokens, -inf outside of the nucleus, and their ids, [n, width]"
+def _in_nucleus(scores, top_p: float, width: int):
+    "Scores of the likeliest tokens, -inf outside of the nucleus, and their ids, [n, width]; which nuclei are wider"
     import torch
 
     p, ids = scores.softmax(-1).topk(min(width, scores.shape[-1]), dim=-1)
     upto = p.cumsum(-1)
-    if width < scores.shape[-1] and (upto[:, -1] < top_p).any():
-        return _in_nucleus(scores, top_p, 8 * width)
     keep = upto - p < top_p
     keep[:, :2] = True
-    return scores.gather(-1, ids).masked_fill(~keep, -torch.inf), ids
+    wider = (upto[:, -1] < top_p) & (width < scores.shape[-1])
+    return scores.gather(-1, ids).masked_fill(~keep, -torch.inf), ids, wider
 
 # %% ../../nbs/04_generation/02_beams.ipynb #b013
 def gumbel(
@@ -88,23 +87,35 @@ class _Finished:
         self.open &= (running[:, None] > worst).any(1)
 
 # %% ../../nbs/04_generation/02_beams.ipynb #b019
-def _chosen(scores, running, top_p: float, keys: list[bytes] | None, step: int):
-    "Of the candidates of each prompt twice as many as it has beams: score, beam, token, in the order of the draws"
+def _first(kept, ids, running, noise=0.0):
+    "Of each prompt's candidates the first, two for each beam: score, beam, token, in the order of score and noise"
+    (n_prompts, beams), width = running.shape, kept.shape[-1]
+    total = (kept.view(n_prompts, beams, width) + running[..., None]).flatten(1)
+    order = (total + noise).topk(2 * beams).indices
+    return total.gather(1, order), order // width, ids.reshape(n_prompts, -1).gather(1, order)
+
+
+def _drawn(scores, running, top_p: float, keys: list[bytes], step: int, width: int = 64):
+    "As many candidates of the nuclei, in the order of the draws"
     import torch
 
     n_prompts, beams = running.shape
+    kept, ids, wider = _in_nucleus(scores, top_p, width)
+    noise = np.stack([gumbel(key, step, kept.shape[-1], beams) for key in keys]).reshape(n_prompts, -1)
+    found = _first(kept, ids, running, torch.as_tensor(noise, dtype=torch.float32, device=scores.device))
+    again = wider.view(n_prompts, beams).any(1).nonzero()[:, 0]
+    if len(again):
+        some = scores.view(n_prompts, beams, -1)[again].flatten(0, 1), running[again], top_p, [keys[i] for i in again]
+        for whole, part in zip(found, _drawn(*some, step, 8 * width), strict=True):
+            whole[again] = part
+    return found
+
+
+def _chosen(scores, running, top_p: float, keys: list[bytes] | None, step: int):
+    "The candidates that a step goes on with: the most probable ones, or some that are drawn"
     if keys is None:
-        kept, ids = scores.topk(min(2 * beams, scores.shape[-1]))
-    else:
-        kept, ids = _in_nucleus(scores, top_p)
-    width = kept.shape[-1]
-    total = (kept.view(n_prompts, beams, width) + running[..., None]).flatten(1)
-    noise = 0.0
-    if keys is not None:
-        drawn = np.stack([gumbel(key, step, width, beams) for key in keys]).reshape(n_prompts, -1)
-        noise = torch.as_tensor(drawn, dtype=torch.float32, device=total.device)
-    order = (total + noise).topk(2 * beams).indices
-    return total.gather(1, order), order // width, ids.reshape(n_prompts, -1).gather(1, order)
+        return _first(*scores.topk(min(2 * running.shape[1], scores.shape[-1])), running)
+    return _drawn(scores, running, top_p, keys, step)
 
 # %% ../../nbs/04_generation/02_beams.ipynb #b021
 def _begin(model, inputs, beams: int) -> tuple:
