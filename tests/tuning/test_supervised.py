@@ -129,7 +129,8 @@ def test_every_architecture_learns_and_what_it_learnt_is_saved(bases, pairs, tmp
     saved, _ = models.load(str(tmp_path / "tuned"), device="cpu")
     assert torch.equal(logits(saved), logits(model)) and not torch.equal(logits(model), before)
     again, _ = load(bases, architecture)
-    assert torch.equal(logits(tuning.put_on(again, tmp_path / "tuned")), logits(model))
+    folded = logits(tuning.put_on(again, tmp_path / "tuned"))
+    torch.testing.assert_close(folded, logits(model), rtol=1e-4, atol=1e-4)  # one product in the place of two
 
 
 @pytest.mark.parametrize("architecture, targets", [("gpt2", ["attn.c_attn", "attn.c_proj"]),

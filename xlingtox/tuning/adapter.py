@@ -14,7 +14,7 @@ import functools
 import sys
 from pathlib import Path
 
-from ..core import InputError, read_json, write_json
+from ..core import InputError, read_json, without_gradients, write_json
 from ..models.adapters import _adapted, adapter_base, has_adapter
 from ..models.registry import lora_modules
 
@@ -188,11 +188,26 @@ def as_it_was(
         raise InputError("the weights themselves were tuned: load the model again, or tune with lora or qlora")
 
 # %% ../../nbs/05_tuning/01_adapter.ipynb #b011
+def _fold(model):
+    "Give each adapted layer weights of its own: a copy of the frozen ones and what the adapter adds"
+    import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, layer in [(name, m) for name, m in model.named_modules() if isinstance(m, BaseTunerLayer)]:
+        base = layer.get_base_layer()
+        base.weight = torch.nn.Parameter(base.weight.detach().clone(), requires_grad=False)
+        layer.merge()
+        model.set_submodule(name, base)
+    return model
+
+
+@without_gradients
 def put_on(
     model,  # from `models.load`
     folder: str | Path,  # of a saved adapter
 ):
-    "The model with a saved adapter inside; `as_it_was` takes it off again"
+    "The model with a saved adapter inside, to be looked at; `as_it_was` takes it off again"
     if has_adapter(model):
         raise InputError(f"{folder}: the model has an adapter inside already; take it off first (`as_it_was`)")
-    return _adapted(model, [str(folder)], merge=False).eval()
+    adapted = _adapted(model, [str(folder)], merge=False).eval()
+    return adapted if getattr(model, "is_loaded_in_4bit", False) else _fold(adapted)
