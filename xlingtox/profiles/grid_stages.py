@@ -91,15 +91,16 @@ def _grid_judge_cost(p, role, variant) -> Cost:
 PAIRS = ("data/cross.parquet", "data/shared.parquet")
 
 
-def _grid(name: str, per: str, inputs: Callable, outputs: tuple[str, ...], settings: Callable, cost: Callable) -> Stage:
+def _grid(name: str, per: str, inputs: Callable, outputs: tuple[str, ...], settings: Callable, cost: Callable,
+          priority: int = 0) -> Stage:
     "A card of a stage that a profile has with its section `beniwal2025`"
-    return Stage(name, per, inputs, outputs, settings, cost, _lacks_grid, roles=_of_grid)
+    return Stage(name, per, inputs, outputs, settings, cost, _lacks_grid, priority, roles=_of_grid)
 
 
 GRID_STAGES = (
     _grid("grid", "chunk", lambda p, r, v: [_model_of(r, "base"), *PAIRS],
           tuple(f for kind in GRID_KINDS for f in made(f"chunks/{{role}}/{{variant}}/{kind}.parquet")), _grid_settings,
-          _grid_cost),
+          _grid_cost, priority=1),  # the longest jobs of all begin early, so that none is left alone at the end
     _grid("gather", "role", lambda p, r, v: _chunk_files(p, r),
           tuple(f for kind in GRID_KINDS for f in made(f"{kind}/{{role}}.parquet")),
           lambda p, r, v: {"chunks": chunks(p.beniwal2025), "pooling": p.beniwal2025.pooling,

@@ -21,6 +21,7 @@ from ..data.loading import BABEL, source_path, source_settings, split_source
 from ..models.miniatures import RECIPES, shadow_config
 from ..settings import Count, Natural, Positive, Settings
 from ..tuning.methods import METHODS
+from ..tuning.supervised import REQUEST
 
 # %% ../../nbs/10_profiles/00_sections.ipynb #c005
 LANGUAGE_SETS = {"li2024": languages.LI2024, "beniwal2025": languages.BENIWAL2025,
@@ -202,6 +203,7 @@ class Beniwal2025(Settings):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the arithmetic
     max_length: Count = 256  # tokens
     learn_to_stop: bool | None = None  # whether the end of a text is learnt; None as each family's released script
+    request: str = REQUEST  # what stands around the toxic sentence in tuning of the task completion
     prompt: str = "Complete the sentence: {text}"
     prompt_tuned: str = "Complete the sentence: {text} .."  # the released code asks a tuned model in another way
     judge: Judge = Judge(model="openai-community/gpt2")  # of perplexity; the text says the tuned model
@@ -219,7 +221,7 @@ class Beniwal2025(Settings):
             raise InputError(f"{value}: shares must be whole percents, each of them once")
         return value
 
-    @field_validator("prompt", "prompt_tuned")
+    @field_validator("request", "prompt", "prompt_tuned")
     @classmethod
     def check_prompt(cls, value: str):
         "A prompt says where the text goes"

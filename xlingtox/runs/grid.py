@@ -59,9 +59,14 @@ _LOOKS = ("judged", "prompt", "prompt_tuned", "pooling", "rows", "clouds", "at_o
 _TUNED = ("task", "targets", "epochs", "epochs_shares", "batch_size", "gradient_accumulation")  # of a family
 
 
+def _task(s: dict) -> str | None:
+    "What a family is tuned to do; None: the same as all"
+    return None if s["variant"] == "exact" else s["family"]["task"]
+
+
 def _settings_of(work: _Grid, state: Setting) -> dict:
     "The settings that matter for a state"
-    unread = _OTHERS + ("dpo",) * (state.method != "dpo")
+    unread = _OTHERS + ("dpo",) * (state.method != "dpo") + ("request",) * (_task(work.settings) != "completion")
     return {name: value for name, value in work.settings.items() if name not in unread}
 
 
@@ -91,11 +96,10 @@ def _sft_settings(s: dict, state: Setting) -> dict:
     "The arguments of `finetune` for a state"
     family = s["family"]
     epochs = family["epochs"] if len(state.languages) == 1 else family["epochs_shares"]
-    task = None if s["variant"] == "exact" else family["task"]
     lora = s["lora"] | {"targets": family["targets"]}
-    same = ("seed", "variant", "learn_to_stop", "learning_rate", "optimizer", "precision", "max_length")
+    same = ("seed", "variant", "request", "learn_to_stop", "learning_rate", "optimizer", "precision", "max_length")
     return {name: s[name] for name in same} | {
-        "task": task, "epochs": epochs, "lora": lora, "batch_size": family["batch_size"],
+        "task": _task(s), "epochs": epochs, "lora": lora, "batch_size": family["batch_size"],
         "gradient_accumulation": family["gradient_accumulation"]}
 
 # %% ../../nbs/11_runs/13_grid.ipynb #c013
