@@ -159,7 +159,7 @@ def _others(pairs: pd.DataFrame, column: str, kept: list[str]) -> np.ndarray:
     whose = [pd.get_dummies(pairs[c], dtype=float).to_numpy() for c in ("source", "target")]
     return np.column_stack([*others, *(whose if PREDICTORS[column][1] == "pair" else [])])
 
-# %% ../../../nbs/09_papers/07_beniwal2025/07_predictors.ipynb #b040
+# %% ../../../nbs/09_papers/07_beniwal2025/07_predictors.ipynb #p040
 def _shuffled(pairs: pd.DataFrame, left: np.ndarray, n_permutations: int, seed: int) -> np.ndarray:
     "A value of each pair as it is, and with the languages shuffled, rows and columns together: [1 + n, n_pairs]"
     rng, langs = np.random.default_rng(seed), sorted(set(pairs["source"]) | set(pairs["target"]))
@@ -202,7 +202,7 @@ def _effect(pairs: pd.DataFrame, column: str, fit, degrees: int) -> dict:
     step = pairs["delta"].std(ddof=0) / (pairs[column].std(ddof=0) if yes_or_no else 1)
     return {"beta": beta, "low": beta - half, "high": beta + half, "points": beta * step}
 
-# %% ../../../nbs/09_papers/07_beniwal2025/07_predictors.ipynb #b042
+# %% ../../../nbs/09_papers/07_beniwal2025/07_predictors.ipynb #p042
 def _fit_or_why(pairs: pd.DataFrame, kept: list[str]) -> tuple:
     "The fit, or None and why there is none"
     if min(pairs["source"].nunique(), pairs["target"].nunique()) < 4 or np.ptp(pairs["delta"]) < 1e-12:
