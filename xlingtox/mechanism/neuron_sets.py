@@ -26,10 +26,12 @@ def _check_sets(toxic: pd.DataFrame, n_neurons: int) -> pd.Series:
         raise InputError("toxic neurons: the table is empty, no language has one")
     if (twice := toxic.duplicated(["lang", "module", "neuron"])).any():
         row = toxic[twice].iloc[0]
-        raise InputError(f"toxic neurons: {row['module']}, neuron {row['neuron']} occurs more than once in {row['lang']}")
+        raise InputError(f"toxic neurons: {row['module']}, neuron {row['neuron']} occurs more than once in "
+                         f"{row['lang']}")
     sizes = toxic.groupby("lang", sort=False).size()
     if sizes.max() > n_neurons:
-        raise InputError(f"toxic neurons: {sizes.idxmax()} has {sizes.max()}, but n_neurons, all of them, is {n_neurons}")
+        raise InputError(f"toxic neurons: {sizes.idxmax()} has {sizes.max()}, more than there are: n_neurons is "
+                         f"{n_neurons}")
     return sizes
 
 # %% ../../nbs/08_mechanism/04_sets.ipynb #s005
@@ -87,7 +89,7 @@ def overlaps(
     toxic: pd.DataFrame,  # columns lang, module, layer, neuron
     n_neurons: int,  # all neurons that were judged, toxic or not
     level: float = 0.95,  # of the interval of chance
-) -> pd.DataFrame:  # columns a, b, n_a, n_b, n_both, by_chance, low, high, jaccard, jaccard_by_chance, ..._low, ..._high
+) -> pd.DataFrame:  # columns a, b, n_a, n_b; n_both, by_chance, low, high; and the last four as Jaccard's index
     "What each two languages have in common (figure 3), beside independent sets of the same sizes"
     sizes = _check_sets(toxic, n_neurons)
     keys = toxic.groupby(["module", "neuron"]).ngroup()
