@@ -138,13 +138,13 @@ def tokenise(
     return table
 
 # %% ../../nbs/05_tuning/05_supervised.ipynb #b026
-def _hold_out(table: pd.DataFrame, share: float) -> dict[str, pd.DataFrame]:
+def _hold_out(table: pd.DataFrame, share: float, what: str = "parallel pairs") -> dict[str, pd.DataFrame]:
     "Examples to learn from and, where a share is held out, to validate on; the split is the same for every seed"
     n_eval = round(len(table) * share)
     if not share:
         return {"train": table}
     if n_eval < 1 or len(table) - n_eval < 1:
-        raise InputError(f"{len(table)} parallel pairs are too few to train and to validate on {share:.0%} of them")
+        raise InputError(f"{len(table)} {what} are too few to train and to validate on {share:.0%} of them")
     shuffled = table.sample(frac=1, random_state=0, ignore_index=True)
     return {"train": shuffled[n_eval:].reset_index(drop=True), "eval": shuffled[:n_eval]}
 
