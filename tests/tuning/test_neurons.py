@@ -190,7 +190,7 @@ def test_the_trainers_own_loss_teaches_the_same(bases, instructions, tmp_path, a
         tuned[few] = model
     check_only_these_moved(tuned[0], load(bases, architecture)[0], neurons)
     for name, p in tuned[0].named_parameters():
-        torch.testing.assert_close(p, tuned[supervised._FEW or max(tuned)].get_parameter(name), rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(p, tuned[max(tuned)].get_parameter(name), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
@@ -211,6 +211,14 @@ def test_sixteen_bits_stay_sixteen_bits(bases, instructions, tmp_path):
     check_only_these_moved(model, base, neurons)
     saved, _ = models.load(str(tmp_path / "tuned"), device="cpu", dtype="auto")
     assert saved.dtype == torch.bfloat16 and same_weights(saved, model)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "mt5"])
+def test_arithmetic_in_sixteen_bits(bases, instructions, tmp_path, architecture):
+    model, tokenizer = load(bases, architecture)
+    neurons = some_neurons(model)
+    tuning.tune_neurons(model, tokenizer, instructions, neurons, tmp_path / "tuned", **SETTINGS | {"precision": "bfloat16"})
+    check_only_these_moved(model, load(bases, architecture)[0], neurons)
 
 
 def test_small_steps_add_up_in_sixteen_bits(bases, instructions, tmp_path):
@@ -306,12 +314,12 @@ def test_zero_steps_save_the_model_as_it_is(bases, instructions, tmp_path):
 
 def test_random_neurons_are_as_many_of_each_layer(bases):
     model, _ = load(bases, "llama")
-    sets = pd.concat([some_neurons(model, 3).assign(lang="de"), some_neurons(model, 30, seed=1).assign(lang="en")])
+    sets = pd.concat([some_neurons(model, 3).assign(lang="de"), some_neurons(model, 10, seed=1).assign(lang="en")])
     drawn = tuning.random_neurons(model, sets, seed=3)
     key = ["lang", "module"]
     assert drawn.groupby(key).size().equals(sets.groupby(key).size()) and not drawn.duplicated().any()
     assert drawn.equals(tuning.random_neurons(model, sets, seed=3)) and not drawn.equals(tuning.random_neurons(model, sets, seed=4))
-    whole = pd.DataFrame({"module": "lm_head", "neuron": range(500)})
+    whole = pd.DataFrame({"module": "model.layers.0.self_attn.q_proj", "neuron": range(32)})
     assert tuning.random_neurons(model, whole).equals(whole)
 
 
@@ -322,7 +330,7 @@ def test_top_neurons_are_those_with_the_largest_auroc():
     tied = aurocs.head(20).assign(auroc=[np.nan, *[0.5] * 19])
     assert tuning.top_neurons(tied, 0.1)["neuron"].tolist() == [1, 2], "a missing AUROC is not a large one; of equal ones the first"
     for share in (0, 0.01, 1.5, -0.1):
-        with pytest.raises(InputError, match="neurons is none; it must be above 0, at most 1"):
+        with pytest.raises(InputError, match="cannot be taken of 20 neurons: it must be above 0, at most 1"):
             tuning.top_neurons(aurocs, share)
 
 
@@ -402,6 +410,21 @@ def test_sigkill_then_the_same_call(bases, tmp_path, instructions, architecture,
     assert len(steps) == 2, "what was done is not done again"
     told = [json.loads((tmp_path / name / "trained.json").read_text()) for name in ("whole", "tuned")]
     assert told[0] == told[1] and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("changes", [{"max_steps": 4}, {"max_steps": 40, "early_stopping": True, "eval_share": 0.2, "patience": 2, "learning_rate": 0.3}])
+def test_killed_when_it_was_trained_but_not_saved(bases, instructions, tmp_path, monkeypatch, changes):
+    "A trainer that goes on from its last step, or from where its patience had run out, takes no step more"
+    settings = SETTINGS | {"schedule": "constant"} | changes
+    model, tokenizer = load(bases)
+    whole = tuning.tune_neurons(model, tokenizer, instructions, some_neurons(model), tmp_path / "whole", **settings)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk is full"):
+        patch.setattr(neuron_tuning, "_save", lambda *given: (_ for _ in ()).throw(OSError("the disk is full")))
+        killed, _ = load(bases)
+        tuning.tune_neurons(killed, tokenizer, instructions, some_neurons(model), tmp_path / "tuned", **settings)
+    assert same_weights(killed, load(bases)[0])
+    log = tuning.tune_neurons(killed, tokenizer, instructions, some_neurons(model), tmp_path / "tuned", **settings)
+    assert log.equals(whole) and same_weights(killed, model)
 
 
 def test_another_job_begins_anew(bases, tmp_path, instructions):
@@ -515,14 +538,14 @@ def test_models_and_instructions_that_will_not_do(bases, instructions, tmp_path)
 @pytest.mark.slow
 def test_two_processes_tune_the_same_rows(bases, instructions, tmp_path):
     "Each with the whole model; only the first writes"
-    model, tokenizer = load(bases)
-    sets, settings = some_neurons(model, langs=["de", "en"]), SETTINGS | {"strategy": "per-language"}
+    model, tokenizer = load(bases, "llama")  # which has no dropout
+    sets, settings = some_neurons(model, langs=["de", "en"]), SETTINGS | {"strategy": "per-language", "optimizer": "sgd"}
     tuning.tune_neurons(model, tokenizer, instructions, sets, tmp_path / "alone", **settings)
     sets.to_parquet(tmp_path / "sets.parquet")
     (tmp_path / "script.py").write_text(SCRIPT)
-    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "script.py"), bases["gpt2"],
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "script.py"), bases["llama"],
                     str(tmp_path / "both"), str(tmp_path / "sets.parquet"), "1000", json.dumps(settings)], check=True, capture_output=True, env=os.environ)
     both, _ = models.load(str(tmp_path / "both"), device="cpu")
-    check_only_these_moved(both, load(bases)[0], tuning.union(sets))
+    check_only_these_moved(both, load(bases, "llama")[0], tuning.union(sets))
     for name, p in both.named_parameters():
-        torch.testing.assert_close(p, model.get_parameter(name), rtol=0, atol=2e-2)  # dropout is each process's own; a step is up to 1e-2
+        torch.testing.assert_close(p, model.get_parameter(name), rtol=1e-4, atol=1e-5)  # sums in another order

@@ -29,7 +29,9 @@ from ..models.sites import check_sites
 from ..settings import Count, Natural, NonNegative, Positive, settings_of
 from .rows import _linear_layers, _read_all, _row_trainer, _rows_alone, _rows_digest, _sizes, _write_all
 from .supervised import _causal_tokens, _hold_out, _plan, _seq2seq_tokens
-from .trainer import _Objective, _Training, _claim, _job, _last_checkpoint, _log, _quiet, _train, _trainer
+from xlingtox.tuning.trainer import (
+    _Objective, _Training, _claim, _job, _last_checkpoint, _log, _quiet, _train, _trainer,
+)
 
 # %% ../../nbs/05_tuning/06_neurons.ipynb #n011
 def _check_layers(neurons: pd.DataFrame, sizes: dict[str, int]):
@@ -121,7 +123,7 @@ def top_neurons(
     aurocs: pd.DataFrame,  # columns module, neuron, auroc and perhaps lang: all neurons that were looked at
     share: float,  # of them, such as 0.01
 ) -> pd.DataFrame:  # columns module, neuron and perhaps lang
-    "The share of neurons with the largest AUROC, for each language on its own; of equal ones the first; beyond the paper"
+    "The share of neurons with the largest AUROC, of equal ones the first; for each language; beyond the paper"
     check_columns(aurocs, ["module", "neuron", "auroc"], "aurocs")
     key = [column for column in ("lang", "module", "neuron") if column in aurocs]
     groups = [own for _, own in aurocs.groupby("lang", sort=False)] if "lang" in aurocs else [aurocs]
@@ -133,7 +135,7 @@ def top_neurons(
 
 # %% ../../nbs/05_tuning/06_neurons.ipynb #n031
 def _as_chat(prompt: str, tokenizer) -> str:
-    "A prompt in the tokenizer's chat template, up to where the response begins; without a start that the tokenizer adds"
+    "A prompt in the chat template, up to where the response begins; without a start that the tokenizer adds itself"
     turn = [{"role": "user", "content": prompt}]
     text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
     added = tokenizer.bos_token_id is not None and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
@@ -254,31 +256,30 @@ def _or_as_it_was(model, parts: list[_Part]):
         raise
 
 
-def _train_parts(model, tokenizer, parts: list[_Part], work: Path) -> pd.DataFrame:
-    "Train the parts one after the other, those alone that are not done yet: the log of all"
-    logs = []
-    with _or_as_it_was(model, parts):
-        for number, part in enumerate(parts):
-            place = work / f"{number:02d}-{part.name}"
-            done = place.with_suffix(".done")
-            logs.append(_take_up(model, part, done) if done.exists() else _train_part(model, tokenizer, part, place))
-            if number < len(parts) - 1 and not done.exists() and _is_first():
-                _keep(model, part, logs[-1], done)
-                shutil.rmtree(place, ignore_errors=True)
-    return pd.concat(logs, ignore_index=True)
-
-# %% ../../nbs/05_tuning/06_neurons.ipynb #n055
 def _is_first() -> bool:
     "Whether this process is the one that writes"
     return int(os.environ.get("RANK", 0)) == 0
 
+
+def _train_parts(model, tokenizer, parts: list[_Part], work: Path) -> pd.DataFrame:
+    "Train the parts one after the other, those alone that are not done yet: the log of all"
+    logs = []
+    for number, part in enumerate(parts):
+        place = work / f"{number:02d}-{part.name}"
+        done = place.with_suffix(".done")
+        logs.append(_take_up(model, part, done) if done.exists() else _train_part(model, tokenizer, part, place))
+        if number < len(parts) - 1 and not done.exists() and _is_first():
+            _keep(model, part, logs[-1], done)
+            shutil.rmtree(place, ignore_errors=True)
+    return pd.concat(logs, ignore_index=True)
+
 # %% ../../nbs/05_tuning/06_neurons.ipynb #n057
 def _trained_on(model, parts: list[_Part], settings: dict) -> dict:
     "What is told of a tuning"
-    told = {"strategy": settings["strategy"], "order": [part.name for part in parts], "model_numbers": model.num_parameters()}
-    texts = {name: settings[name] for name in ("response_only", "separator", "chat", "eval_share")}
-    return told | {"parts": [part.found for part in parts], "settings": asdict(parts[0].training) | texts | {
-        name: settings[name] for name in ("weight_decay", "optimizer_args")}}
+    names = ("response_only", "separator", "chat", "eval_share", "weight_decay", "optimizer_args")
+    return {"strategy": settings["strategy"], "parts": [part.found for part in parts],
+            "model_numbers": model.num_parameters(),
+            "settings": asdict(parts[0].training) | {name: settings[name] for name in names}}
 
 
 def _save(model, tokenizer, folder: Path, log: pd.DataFrame, neurons: pd.DataFrame, told: dict):
@@ -347,19 +348,27 @@ def _in_full(model, tokenizer, part: _Part, folder: Path, settings: dict) -> pd.
     return log
 
 
+def _claimed(model, parts: list[_Part], every: pd.DataFrame, work: Path):
+    "Make the working folder that of this job: these parts on this model"
+    args = parts[0].training.arguments(parts[0].objective, work, cpu=model.device.type == "cpu")
+    jobs = [[_job(part.objective, part.training, model, None), part.neurons.to_dict("list")] for part in parts]
+    with args.main_process_first(local=False):
+        _claim(work, digest([jobs, _rows_digest(model, every)]))
+
+
 def _in_parts(model, tokenizer, parts: list[_Part], folder: Path, settings: dict) -> pd.DataFrame:
     "Tune neurons, part by part, and save: the log of all"
-    work, neurons = folder.parent / f".{folder.name}.work", [part.neurons.assign(part=part.name) for part in parts]
-    every, log = union(pd.concat(neurons)), pd.DataFrame(columns=["part", "step", "loss", "eval_loss"])
+    work = folder.parent / f".{folder.name}.work"
+    neurons = pd.concat([part.neurons.assign(part=part.name) for part in parts], ignore_index=True)
+    log = pd.DataFrame(columns=["part", "step", "loss", "eval_loss"])
     _quiet(settings["progress"])
-    if settings["max_steps"] != 0:
-        jobs = [[_job(p.objective, p.training, model, None), p.neurons.to_dict("list")] for p in parts]
-        args = parts[0].training.arguments(parts[0].objective, work, cpu=model.device.type == "cpu")
-        with args.main_process_first(local=False):
-            _claim(work, digest([jobs, _rows_digest(model, every)]))
-        log = _train_parts(model, tokenizer, parts, work)
+    with _or_as_it_was(model, parts):
+        if settings["max_steps"] != 0:
+            _claimed(model, parts, union(neurons), work)
+            log = _train_parts(model, tokenizer, parts, work)
+        if _is_first():
+            _save(model, tokenizer, folder, log, neurons, _trained_on(model, parts, settings))
     if _is_first():
-        _save(model, tokenizer, folder, log, pd.concat(neurons, ignore_index=True), _trained_on(model, parts, settings))
         shutil.rmtree(work, ignore_errors=True)
     return log
 
@@ -379,7 +388,7 @@ def tune_neurons(
     model,
     tokenizer,
     instructions: pd.DataFrame,  # schema `instruct`
-    neurons: pd.DataFrame | None,  # `module neuron` (or `layer neuron` of the MLPs), with `lang` a set for each language
+    neurons: pd.DataFrame | None,  # `module neuron` (or `layer neuron` of the MLPs); `lang` for a set each
     folder: str | Path,  # the tuned model, its tokenizer, neurons.parquet, log.parquet and trained.json
     seed: int = 0,  # of the order of the examples and of dropout
     strategy: str = "multilingual",  # "full", then neurons are not looked at; or "per-language"

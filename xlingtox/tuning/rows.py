@@ -149,7 +149,7 @@ def _rows_alone(model, neurons: pd.DataFrame):
 # %% ../../nbs/05_tuning/06_rows.ipynb #r034
 def _read_all(model, neurons: pd.DataFrame) -> dict:
     "What makes the chosen neurons, by name of the layer's tensor"
-    return {f"{name}.{kind}": rows for name, layer, index in _chosen(model, neurons)
+    return {f"{name}.{kind}": rows.cpu() for name, layer, index in _chosen(model, neurons)
             for kind, rows in _read(layer, index).items()}
 
 
@@ -169,7 +169,7 @@ def _rows_digest(model, neurons: pd.DataFrame) -> str:
     h = hashlib.sha256()
     for name, rows in _read_all(model, neurons).items():
         h.update(name.encode())
-        h.update(rows.contiguous().view(torch.uint8).cpu().numpy())
+        h.update(rows.view(torch.uint8).numpy())
     return h.hexdigest()[:16]
 
 # %% ../../nbs/05_tuning/06_rows.ipynb #r040

@@ -76,7 +76,7 @@ def checkpoints(self: _Training, validated: bool = True) -> dict:
     return {"eval_strategy": when if validated else "no", "save_strategy": when, "logging_strategy": when, **steps,
             "save_total_limit": 2, "load_best_model_at_end": self.early_stopping,
             "metric_for_best_model": "eval_loss", "greater_is_better": False, "logging_nan_inf_filter": False,
-            "report_to": []}
+            "restore_callback_states_from_checkpoint": True, "report_to": []}
 
 # %% ../../nbs/05_tuning/02_trainer.ipynb #a063
 @patch
@@ -169,13 +169,23 @@ def _claim(work: Path, job: str):
     write_json(job, work / "job.json")
 
 # %% ../../nbs/05_tuning/02_trainer.ipynb #a088
+def _goes_on_from(state: dict) -> bool:
+    "Whether a trainer that continues from a checkpoint with this state does what it would have done"
+    control = state.get("stateful_callbacks", {}).get("TrainerControl", {}).get("args", {})
+    if not control.get("should_training_stop"):
+        return True
+    return state["global_step"] >= state["max_steps"] and state["epoch"] % 1 == 0
+
+
 def _last_checkpoint(work: Path) -> str | None:
-    "The newest checkpoint that was written to its end; unfinished ones are removed"
+    "The newest checkpoint that was written to its end and can be continued from; the others are removed"
     checkpoints = sorted(work.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
     for checkpoint in list(checkpoints):
         try:
-            read_json(checkpoint / "trainer_state.json")  # written last
+            good = _goes_on_from(read_json(checkpoint / "trainer_state.json"))  # written last
         except InputError:  # it is not there, or not whole
+            good = False
+        if not good:
             shutil.rmtree(checkpoint)
             checkpoints.remove(checkpoint)
     return str(checkpoints[-1]) if checkpoints else None
