@@ -21,7 +21,7 @@ from conftest import ARCHITECTURES
 
 CAUSAL = [name for name in ARCHITECTURES if name != "mt5"]
 SETTINGS = {"learning_rate": 1e-2, "max_steps": 3, "batch_size": 4, "eval_steps": 2, "max_length": 64}
-OPTIMIZERS = {"plain": {"optimizer": "sgd"}, "momentum": {"optimizer": "sgd", "optimizer_args": "momentum=0.9", "weight_decay": 0.1},
+OPTIMIZERS = {"plain": {"optimizer": "sgd", "learning_rate": 1.0}, "momentum": {"optimizer": "sgd", "optimizer_args": "momentum=0.9", "weight_decay": 0.1},
               "rmsprop": {"optimizer": "rmsprop", "optimizer_args": "momentum=0.9", "weight_decay": 0.1}, "adamw": {}, "decay": {"weight_decay": 0.1}}
 SCRIPT = """
 import json, os, signal, sys
@@ -262,7 +262,7 @@ def test_the_order_matters(bases, instructions, tmp_path):
 def test_multilingual_is_the_union_on_all(bases, instructions, tmp_path):
     model, tokenizer = load(bases)
     sets = some_neurons(model, langs=["de", "en"])
-    sets = pd.concat([sets, sets[sets["lang"] == "de"].head(5).assign(lang="en")])  # some are of both
+    sets = pd.concat([sets, sets[sets["lang"] == "de"].head(5).assign(lang="en")]).drop_duplicates()  # some are of both
     log = tuning.tune_neurons(model, tokenizer, instructions, sets, tmp_path / "sets", **SETTINGS)
     other, tokenizer = load(bases)
     tuning.tune_neurons(other, tokenizer, instructions, tuning.union(sets), tmp_path / "union", **SETTINGS)
