@@ -127,10 +127,10 @@ def top_neurons(
     check_columns(aurocs, ["module", "neuron", "auroc"], "aurocs")
     key = [column for column in ("lang", "module", "neuron") if column in aurocs]
     groups = [own for _, own in aurocs.groupby("lang", sort=False)] if "lang" in aurocs else [aurocs]
-    best = [own.nlargest(round(share * len(own)), "auroc", keep="first").sort_index() for own in groups]
-    if not 0 < share <= 1 or any(own.empty for own in best):
-        raise InputError(f"a share of {share:g} of {min(map(len, groups))} neurons is none; "
-                         "it must be above 0, at most 1, and large enough for one neuron")
+    if not 0 < share <= 1 or any(round(share * len(own)) < 1 for own in groups):
+        raise InputError(f"a share of {share:g} cannot be taken of {min(map(len, groups))} neurons: "
+                         "it must be above 0, at most 1, and make at least one of them")
+    best = [own.dropna(subset="auroc").nlargest(round(share * len(own)), "auroc").sort_index() for own in groups]
     return pd.concat(best)[key].reset_index(drop=True)
 
 # %% ../../nbs/05_tuning/06_neurons.ipynb #n031
