@@ -73,10 +73,50 @@ def test_every_method_prefers_the_chosen(base, tmp_path, method):
     assert margin(tmp_path / method) > margin(base) + 1
 
 
+def pair_terms(folder, pairs):
+    "Log-probability of each continuation with its end, and its number of tokens: (chosen, rejected, n_chosen, n_rejected)"
+    model, tokenizer = models.load(str(folder), device="cpu")
+    found = {}
+    for side in ("chosen", "rejected"):
+        terms = []
+        for prompt, text in zip(pairs["prompt"], pairs[side], strict=True):
+            n, ids = len(tokenizer(prompt)["input_ids"]), torch.tensor([tokenizer(prompt + text)["input_ids"] + [tokenizer.eos_token_id]])
+            with torch.no_grad():
+                logp = model(input_ids=ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[n - 1 :]
+            terms.append((float(logp.sum()), len(logp)))
+        found[side], found[f"n_{side}"] = map(torch.tensor, zip(*terms, strict=True))
+    return found
+
+
+@pytest.mark.parametrize("loss_type", ["sigmoid", "ipo", "hinge", "robust"])
+def test_the_logged_loss_is_that_of_its_paper(base, tmp_path, loss_type):
+    "Of the validation pairs, by the formula, from the saved model and its base"
+    log = tune(base, tmp_path / "tuned", loss_type=loss_type, max_steps=4)
+    _, pairs = preference.hold_out_pairs(babel.preference(60), None)
+    after, before, beta = pair_terms(tmp_path / "tuned", pairs), pair_terms(base, pairs), 0.1
+    ratio = {side: after[side] - before[side] for side in ("chosen", "rejected")}
+    margin, logsigmoid = beta * (ratio["chosen"] - ratio["rejected"]), torch.nn.functional.logsigmoid
+    each = ratio["chosen"] / after["n_chosen"] - ratio["rejected"] / after["n_rejected"]
+    wanted = {"sigmoid": -logsigmoid(margin), "hinge": (1 - margin).clamp(min=0), "ipo": (each - 1 / (2 * beta)) ** 2,
+              "robust": (-0.9 * logsigmoid(margin) + 0.1 * logsigmoid(-margin)) / 0.8}[loss_type]
+    assert log["eval_loss"].min() == pytest.approx(float(wanted.mean()), rel=1e-3)  # single precision, in batches
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss_type", preference.LOSSES)
+def test_every_loss_trains(base, tmp_path, loss_type):
+    log = tune(base, tmp_path / "tuned", loss_type=loss_type, max_steps=4)
+    assert log["eval_loss"].notna().all() and weights(tmp_path / "tuned") != weights(base)
+
+
 def test_what_an_objective_cannot_do_is_said(base, tmp_path):
     model, tokenizer = models.load(base, device="cpu")
     with pytest.raises(InputError, match="there is no objective 'ktoo'; there are dpo, kto"):
         preference.tune(model, tokenizer, babel.preference(60), tmp_path / "x", objective="ktoo", **SETTINGS)
+    with pytest.raises(InputError, match="there is no loss_type 'ippo'; there are sigmoid, hinge, ipo"):
+        preference.tune(model, tokenizer, babel.preference(60), tmp_path / "x", loss_type="ippo", **SETTINGS)
+    with pytest.raises(InputError, match="loss_type 'ipo' is one of DPO's: KTO has a loss of its own"):
+        preference.tune(model, tokenizer, babel.preference(60), tmp_path / "x", objective="kto", loss_type="ipo", **SETTINGS)
     for odd in (1, 3):  # of an even number of examples one would be left alone
         with pytest.raises(InputError, match=f"KTO compares the examples of a batch: batch_size must be a multiple of 2, is {odd}"):
             preference.tune(model, tokenizer, babel.preference(60), tmp_path / "x", objective="kto", **SETTINGS | {"batch_size": odd})
