@@ -257,7 +257,7 @@ def _check_vocabularies(models: list, tokenizers: list):
     heads = [model.get_output_embeddings() for model in models]
     sizes = [getattr(head, "out_features", None) or head.weight.shape[0] for head in heads]
     if len(set(sizes)) > 1:
-        raise InputError(f"dexperts: the models have different vocabularies, of "
+        raise InputError("dexperts: the models have different vocabularies, of "
                          f"{' and '.join(map(str, dict.fromkeys(sizes)))} tokens")
     known = [tokenizer.get_vocab() for tokenizer in tokenizers]
     if different := [vocabulary for vocabulary in known if vocabulary != known[0]]:

@@ -47,6 +47,8 @@ def stream_means(
     "Residual stream after each layer, averaged over the tokens of each text"
     import torch
 
+    if not len(texts):
+        raise InputError("no texts, and so no direction")
     ids = _token_ids(tokenizer, texts, max_length or getattr(model.config, "max_position_embeddings", None))
     result, training = None, model.training
     model.eval()
@@ -59,8 +61,6 @@ def stream_means(
             result[:, rows] = means.numpy()
     finally:
         model.train(training)
-    if result is None:
-        raise InputError("no texts, and so no direction")
     return result
 
 # %% ../../nbs/08_mechanism/09_directions.ipynb #d007
