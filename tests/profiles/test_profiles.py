@@ -57,7 +57,8 @@ def test_a_stage_sees_only_its_variant(mine):
 
 
 def test_a_variant_of_another_method(mine):
-    profile = mine(kto=mine().dpo.model_dump(exclude={"loss_type"}), models={"mgpt": {"seeds": [0], "variants": {"kto": {"kto": {"learning_rate": 1e-6}}, "same": {"kto": {}}}}})
+    profile = mine(kto=mine().dpo.model_dump(exclude={"loss_type"}),
+                   models={"mgpt": {"seeds": [0], "variants": {"kto": {"kto": {"learning_rate": 1e-6}}, "same": {"kto": {}}}}})
     dpo = {key: value for key, value in profiles.tuned(profile, "mgpt")["dpo-0"].items() if key != "loss_type"}  # KTO has none
     assert profiles.tuned(profile, "mgpt", "kto") == {"kto-0": dpo | {"learning_rate": 1e-6}}
     assert profiles.tuned(profile, "mgpt", "same") == {"same-0": dpo}, "equal settings of another method make another model"
