@@ -11,7 +11,7 @@ from xlingtox import babel
 from xlingtox.babel.worlds import in_own_letters
 from xlingtox.core import InputError
 from xlingtox.languages import BENIWAL2025, LANGUAGES
-from xlingtox.metrics.response_language import heard_by_langid, heard_in_babel, language_counts, language_shares, response_classes
+from xlingtox.metrics.response_language import class_counts, heard_by_langid, heard_in_babel, language_counts, language_shares, response_classes
 
 LANGS = list(LANGUAGES.index)
 
@@ -91,3 +91,27 @@ def test_classes_are_counted_for_each_language_of_the_prompt():
     assert classes[:45] == ["en"] * 20 + ["others"] * 19 + ["NaN"] * 2 + ["self"] * 4
     assert classes[45:] == ["others"] * 19 + ["self"] * 5 + ["NaN"]
     assert response_classes(langs, heard, min_count=19)[45] == "en"
+
+
+def test_counts_of_the_classes_with_and_without_empty_responses():
+    langs = ["ja"] * 45 + ["de"] * 25 + ["ko"] * 3
+    heard = ["en"] * 20 + ["la"] * 19 + [None] * 2 + ["ja"] * 4 + ["en"] * 19 + ["de"] * 5 + [np.nan] + [None] * 3
+    table = class_counts(langs, heard)
+    by = table.set_index(["lang", "class"])
+    assert by.loc["ja"]["n"].to_dict() == {"self": 4, "en": 20, "others": 19, "NaN": 2} and list(by.loc["ja"].index) == ["self", "en", "others", "NaN"]
+    assert by.loc[("ja", "en"), "share"] == 20 / 45 and by.loc[("ja", "en"), "share_not_empty"] == 20 / 43
+    assert by.loc["de"]["n"].to_dict() == {"self": 5, "others": 19, "NaN": 1} and by.loc[("de", "others"), "share_not_empty"] == 19 / 24
+    assert by.loc["ko"]["n"].to_dict() == {"self": 0, "others": 0, "NaN": 3} and by.loc["ko"]["share_not_empty"].isna().all()
+    assert table.groupby("lang")["n"].sum().to_dict() == {"de": 25, "ja": 45, "ko": 3}
+    assert table.loc[table["class"] == "NaN", "share_not_empty"].isna().all()
+    few = class_counts(langs, heard, min_count=5).query("lang == 'ja'")
+    assert few["class"].tolist() == ["self", "en", "la", "others", "NaN"], "the more frequent first"
+    assert class_counts(pd.Series(langs, index=range(9, 82)), pd.Series(heard)).equals(table)
+
+
+def test_others_are_counted_apart_for_each_language_of_the_prompt():
+    "Nineteen English answers to each of two languages are others twice, and not thirty-eight of one"
+    table = class_counts(["ja"] * 19 + ["de"] * 19 + ["en"] * 19, ["en"] * 57)
+    assert table.query("n > 0")[["lang", "class"]].values.tolist() == [["de", "others"], ["en", "self"], ["ja", "others"]]
+    unclear = class_counts(["en"] * 40, ["und"] * 20 + ["en"] * 20)
+    assert unclear.query("n > 0")["class"].tolist() == ["self", "und"]

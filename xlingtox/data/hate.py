@@ -43,12 +43,26 @@ def _label_values(corpus: pd.Series, toxic: list[str] | None) -> dict[str, bool 
         values = {v: True if v in map(str, toxic) else None if is_toxic else is_toxic for v, is_toxic in values.items()}
     return values
 
+# %% ../../nbs/02_data/04_hate.ipynb #b102
+def _require_released_encoding(file: Path, encoding: str):
+    "Raise `InputError` where a file that should be in Latin-1 has letters in UTF-8"
+    raw = file.read_bytes() if encoding == "latin-1" and file.is_file() else b""
+    if raw.isascii():
+        return
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return
+    raise InputError(f"{file}: is in UTF-8, but the released file is in {encoding}; take the released file, or bring "
+                     "its columns into those of `labelled` and use file:PATH")
+
 # %% ../../nbs/02_data/04_hate.ipynb #a076
 def _corpus_rows(file: Path, corpus: pd.Series) -> pd.DataFrame:
     "Rows of a file with their language in the column lang; those in a language that we do not have are left out"
     codes = dict(pair.split("=") for pair in corpus["codes"].split())  # value of the language column -> code
     column = corpus["lang_column"]
     wanted = [corpus["text"], corpus["label"]] + [column] * bool(codes)
+    _require_released_encoding(file, corpus["encoding"])
     df = read_csv(file, wanted, corpus["encoding"], corpus["separator"])
     if not codes:
         return df.assign(lang=corpus["lang"] or file.name[:2])

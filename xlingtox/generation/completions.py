@@ -136,6 +136,23 @@ def _check_decoding(how: Decoding):
                          "or take a repetition_penalty")
 
 
+def _written(model, tokenizer, rows: list[list[int]], prompts: pd.DataFrame, how: Decoding, seed: int, batch_size: int,
+             progress: bool) -> list[list[int]]:
+    "New tokens of each prompt, in their order, from the prompts as tokens"
+    from tqdm.auto import tqdm
+
+    _check_decoding(how)
+    lengths, new = np.array([len(ids) for ids in rows], dtype=int), [[] for _ in rows]
+    if len(rows):
+        _check_context(_config(model), prompts, lengths, how.max_new_tokens)
+    write, keys = _beams if how.num_beams > 1 else _sampled, list(zip(prompts["lang"], prompts["id"], strict=True))
+    for batch in tqdm(_batches(lengths, batch_size), desc="completing", disable=not progress):
+        ids = write(model, tokenizer, [rows[i] for i in batch], [keys[i] for i in batch], how, seed)
+        for i, written in zip(batch, ids, strict=True):
+            new[i] = written
+    return new
+
+# %% ../../nbs/04_generation/03_completions.ipynb #b044
 def complete(
     model,  # from `models.load`
     tokenizer,
@@ -146,18 +163,8 @@ def complete(
     progress: bool = False,
 ) -> list[str]:
     "One completion of every prompt, in their order; an empty one is an empty text"
-    from tqdm.auto import tqdm
-
-    _check_decoding(how := decoding_of(family))
     check_columns(prompts, ["id", "lang", "text"], "prompts")
-    rows = prompt_tokens(tokenizer, prompts, model.config.is_encoder_decoder)
-    lengths = np.array([len(ids) for ids in rows], dtype=int)
-    if len(rows):
-        _check_context(_config(model), prompts, lengths, how.max_new_tokens)
-    write = _beams if how.num_beams > 1 else _sampled
-    keys, marks, texts = list(zip(prompts["lang"], prompts["id"], strict=True)), mark_ids(tokenizer), [""] * len(rows)
-    for batch in tqdm(_batches(lengths, batch_size), desc="completing", disable=not progress):
-        new = write(model, tokenizer, [rows[i] for i in batch], [keys[i] for i in batch], how, seed)
-        for i, ids in zip(batch, new, strict=True):
-            texts[i] = continuation_text(tokenizer, [] if model.config.is_encoder_decoder else rows[i], ids, marks)
-    return texts
+    rows, marks = prompt_tokens(tokenizer, prompts, model.config.is_encoder_decoder), mark_ids(tokenizer)
+    new = _written(model, tokenizer, rows, prompts, decoding_of(family), seed, batch_size, progress)
+    before = [[] for _ in rows] if model.config.is_encoder_decoder else rows
+    return [continuation_text(tokenizer, *ids, marks) for ids in zip(before, new, strict=True)]
