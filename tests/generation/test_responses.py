@@ -92,7 +92,7 @@ def test_an_answer_in_a_chat_is_what_the_library_writes(toy_model, chat, archite
         with torch.inference_mode():
             return model.generate(torch.tensor([ids]), generation_config=how)[0, len(ids):].tolist()
 
-    free = [library(ids, []) for ids in rows]
+    free = [library(ids, None) for ids in rows]
     ends = [tokenizer.eos_token_id, free[1][5]]
     model.generation_config.eos_token_id = ends
     stops = {*ends, tokenizer.pad_token_id, _turn_end(tokenizer)}

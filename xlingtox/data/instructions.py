@@ -172,7 +172,7 @@ def topic_rank(
     responses: np.ndarray,  # [n, d] of their responses, row by row
 ) -> np.ndarray:  # [n], nan where there is one pair alone
     "Share of the other prompts to which a response is less similar than to its own; an equal one counts half"
-    a, b = _unit(prompts, responses)
+    a, b = _unit(*(np.asarray(x, dtype=float) - np.mean(x, axis=0, dtype=float) for x in (prompts, responses)))
     similarity = b @ a.T
     ahead = np.diag(similarity)[:, None] - similarity
     below, equal = (ahead > 1e-9).sum(axis=1), (abs(ahead) <= 1e-9).sum(axis=1) - 1
@@ -284,7 +284,7 @@ def instruct_pairs(
 ) -> pd.DataFrame:
     "The pairs that are still in (schema `instruct`)"
     check_columns(pairs, ["response", "left_out"], "pairs")
-    return validate(pairs[still_in(pairs)], "instruct", "instruction data")
+    return validate(pairs[still_in(pairs)], "instruct", "instruction data").astype(str)
 
 # %% ../../nbs/02_data/10_instructions.ipynb #i052
 _WHAT = "Hateful prompts, which offend, with polite responses; as in the paper on targeted neurons (2025, section 3.2)."
