@@ -69,11 +69,12 @@ def test_a_template_that_refuses_is_named(toy_tokenizer):
 def test_without_a_chat_a_response_is_a_completion_of_the_request(toy_model, toy_tokenizer, architecture):
     model, prompts = toy_model(architecture), babel.labelled(["en", "de"], n=4, seed=1)[["id", "lang", "text"]]
     how = Decoding(max_new_tokens=12, temperature=0.7, top_p=0.8)
-    asked = prompts.assign(text=instructed(prompts))
+    request = "Answer in {language}: {text}\nAnswer:"
+    asked = prompts.assign(text=instructed(prompts, request))
     expected = [text.strip() for text in complete(model, toy_tokenizer, asked, how, seed=3)]
-    found = respond(model, toy_tokenizer, prompts, family=how, seed=3, batch_size=3)
+    found = respond(model, toy_tokenizer, prompts, request, how, seed=3, batch_size=3)
     assert all(one.startswith(two) for one, two in zip(expected, found, strict=True)) and any(found)
-    assert respond(model, toy_tokenizer, prompts[::-1], family=how, seed=3)[::-1] == found
+    assert respond(model, toy_tokenizer, prompts[::-1], request, how, seed=3)[::-1] == found
 
 
 @pytest.mark.parametrize("architecture", [a for a in ARCHITECTURES if a != "mt5"])
@@ -102,7 +103,8 @@ def test_an_answer_in_a_chat_is_what_the_library_writes(toy_model, chat, archite
         text = tokenizer.decode([i for i in new[:end] if i not in tokenizer.all_special_ids]).rstrip("\ufffd").strip()
         expected.append(text if end is not None else whole_sentences(text))
     assert respond(model, tokenizer, prompts, "{text}", GREEDY, batch_size=2) == expected
-    assert len(tokenizer.decode(free[1]).strip()) > len(expected[1])
+    whole = tokenizer.decode(free[1]).strip()
+    assert len(expected[1]) < len(whole) or not whole
 
 
 @pytest.mark.parametrize("text, whole", [
