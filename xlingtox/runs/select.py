@@ -33,6 +33,10 @@ def lacks(profile: Profile, e: Exhibit) -> str:
     present = [role for role in e.roles if all(role in stage.roles(profile) for stage in makers)]
     present = [role for role in present if role in profile.models]
     groups = {group for _, _, group in (need.partition(":") for need in e.needs) if group}
+    if not e.notebook:
+        return "there is no notebook for it yet"
+    if not present and set(e.roles) & set(profile.models):
+        return _lacks_stage(profile, e)
     if not present:
         return f"it shows {', '.join(e.roles)}, and the profile's models are {', '.join(profile.models)}"
     complete = [role for role in present if groups <= set(profile.models[role].variants)]
@@ -43,7 +47,7 @@ def lacks(profile: Profile, e: Exhibit) -> str:
         return "it shows archived results of miniatures"
     if e.name in profile.leave_out:
         return "the profile leaves it out"
-    if not e.notebook or not (paper_dir() / e.notebook).is_file():
+    if not (paper_dir() / e.notebook).is_file():
         return "there is no notebook for it yet"
     if not complete:
         missing = f"models.{present[0]}.variants.{min(groups)}"
