@@ -19,8 +19,7 @@ ARCHITECTURES = {  # those of the papers, and beyond them Qwen and Gemma
     "qwen3": _LLAMA | {"head_dim": 16},
     "gemma2": _GEMMA | {"final_logit_softcapping": 5.0},
     "gemma3_text": _GEMMA | {"layer_types": ["sliding_attention", "full_attention"]},
-    "mt5": {"num_layers": 2, "num_decoder_layers": 2, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_heads": 2, "decoder_start_token_id": 0,
-            "initializer_factor": 0.05},
+    "mt5": {"num_layers": 2, "num_decoder_layers": 2, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_heads": 2, "decoder_start_token_id": 0},
 }
 
 

@@ -98,10 +98,10 @@ def test_a_scorer_without_a_language_leaves_toxicity_open_and_perplexity_not(tmp
     run = make_grid(tmp_path / "run", EVERYTHING, roles=("aya-23-8b",))
     lacks = lambda df: df["lang"].isin(["am", "uk"])  # noqa: E731
     edit(run, "aya-23-8b", lambda df: df.assign(toxicity=df["toxicity"].mask(lacks(df)), n_missing=np.where(lacks(df), df["n"], 0)))
-    for name in ("table6", "fig14"):
+    for name, cells in ("table6", "20 of 90"), ("fig14", "10 of 45"):
         found = made(run, name)
         assert all(v["holds"] is None and "all of am uk" in v["reproduced"] for v in found["verdicts"])
-        assert any("scores missing in 28 of 126 cells" in line for line in found["footer"])
+        assert any(f"scores missing in {cells} cells" in line for line in found["footer"])
     assert holds(run, "table18") == {"B7": True} and holds(run, "fig2") == {"B1": None, "B4": None}
     table = pd.read_csv(run / "exhibits/beniwal2025/table6/table6.csv").set_index("tuned")
     assert table.loc["de", "am"].startswith("- (") and table.loc["de", "Avg"].startswith("- (")
@@ -112,7 +112,7 @@ def test_a_few_missing_scores_are_counted_and_many_are_missing(tmp_path):
     one = lambda df: (df["setting"] == "xft-de") & (df["lang"] == "en") & (df["split"] == "toxic-test")  # noqa: E731
     edit(run, "aya-23-8b", lambda df: df.assign(n_missing=np.where(one(df), 5, 0)))
     found = made(run, "table6")
-    assert found["verdicts"][0]["holds"] is True and "5 scores missing in 1 of 126 cells" in found["footer"][0]
+    assert found["verdicts"][0]["holds"] is True and "5 scores missing in 1 of 90 cells" in found["footer"][0]
     edit(run, "aya-23-8b", lambda df: df.assign(n_missing=np.where(one(df), 6, 0)))
     assert made(run, "table6")["verdicts"][0]["holds"] is None
 

@@ -218,7 +218,7 @@ class Beniwal2025(Settings):
     lora: Adapter = Adapter()
     quantise: bool = True  # NF4, quantised twice
     learning_rate: Positive = 2e-4
-    optimizer: str = "paged_adamw_32bit"  # a name of `transformers`
+    optimizer: Literal["adamw_torch", "paged_adamw_32bit", "adafactor", "rmsprop"] = "paged_adamw_32bit"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the arithmetic
     max_length: Count = 256  # tokens
     learn_to_stop: bool | None = None  # whether the end of a text is learnt; None as each family's released script
