@@ -21,6 +21,7 @@ from xlingtox.profiles.costs import (
     BYTES, TRAINED, VALUE, Cost, counted_billions, hours_of, hours_of_waiting, hours_of_writing, n_rows,
 )
 from .grid_stages import GRID_STAGES
+from .neuron_stages import NEURON_STAGES
 from .sections import source_paths
 from .variants import group_of, method_of, tuned
 from ..scorers.by_name import _split_spec
@@ -33,6 +34,8 @@ def _data_settings(p, role, kind) -> dict:
     codes = p.languages if kind in ("prompts", "multiway", "choice") else None
     if kind in ("cross", "shared") and p.beniwal2025:
         codes = p.beniwal2025.languages
+    if kind in ("detection", "hate") and p.neuronft2025:
+        codes = p.neuronft2025.languages
     return section | {"languages": section["languages"] or codes}
 
 # %% ../../nbs/10_profiles/05_stages.ipynb #c013
@@ -259,7 +262,8 @@ INSIDE_STAGES = (
 )
 
 # %% ../../nbs/10_profiles/05_stages.ipynb #h002
-STAGES = {stage.name: stage for stage in (*MODEL_STAGES, *TEXT_STAGES, *INSIDE_STAGES, *GRID_STAGES)}
+STAGES = {stage.name: stage for stage in (
+    *MODEL_STAGES, *TEXT_STAGES, *INSIDE_STAGES, *GRID_STAGES, *NEURON_STAGES)}
 
 # %% ../../nbs/10_profiles/05_stages.ipynb #c053
 def maker_of(
