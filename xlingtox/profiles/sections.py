@@ -253,7 +253,7 @@ class Neuronft2025(Settings):
     "Fine-tuning of the toxic neurons only, paper on targeted neurons (2025), sections 3 and 4, and AurA (2024)"
 
     languages: Codes  # that are tuned on; one after the other, in this order, where tuning is per language
-    out_of_scope: Codes  # that are only judged
+    out_of_scope: Annotated[list[str], BeforeValidator(_codes)] = []  # that are only judged
     models: list[str] = Field(min_length=1)  # roles, each among the profile's models
     modules: Literal["linear", "mlp"] | list[str] = "linear"  # whose outputs are neurons: names, or patterns of them
     pooling: Literal["max", "mean"] = "max"  # over the tokens of a text
