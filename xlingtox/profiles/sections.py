@@ -245,10 +245,10 @@ class Beniwal2025(Settings):
 
 
 
-# %% ../../nbs/10_profiles/00_sections.ipynb #c030
+# %% ../../nbs/10_profiles/00_sections.ipynb #n030
 STRATEGIES = ("full", "per-language", "multilingual", "random", "top-1", "top-5", "top-10")  # the last four are ours
 
-
+# %% ../../nbs/10_profiles/00_sections.ipynb #c030
 class Neuronft2025(Settings):
     "Fine-tuning of the toxic neurons only, paper on targeted neurons (2025), sections 3 and 4, and AurA (2024)"
 
