@@ -96,7 +96,7 @@ def _shadow_of_grid(section: dict) -> dict:
             "shares": [section["shares"][-1]], "judge": section["judge"] | judge,
             "models": {role: family | short for role, family in section["models"].items()}}
 
-# %% ../../nbs/10_profiles/07_shadow.ipynb #c016
+# %% ../../nbs/10_profiles/07_shadow.ipynb #n016
 def _shadow_of_neurons(section: dict) -> dict:
     "The section `neuronft2025` as it is rehearsed: the miniature's world answers, and its facts are asked"
     tuning = _on_cpu(section["tuning"]) | {"max_steps": 2, "max_length": 64}
@@ -104,7 +104,7 @@ def _shadow_of_neurons(section: dict) -> dict:
     return {**section, **few, "responder": "babel", "responder_revision": None, "tuning": tuning, "tasks": ["facts"],
             "subject": None, "decoding": section["decoding"] | {"max_new_tokens": 6, "min_new_tokens": 0}}
 
-
+# %% ../../nbs/10_profiles/07_shadow.ipynb #c016
 def rehearsal(
     profile: Profile,
 ) -> Profile:
