@@ -96,6 +96,14 @@ def _shadow_of_grid(section: dict) -> dict:
             "shares": [section["shares"][-1]], "judge": section["judge"] | judge,
             "models": {role: family | short for role, family in section["models"].items()}}
 
+# %% ../../nbs/10_profiles/07_shadow.ipynb #g004
+def _shadow_of_methods(section: dict) -> dict:
+    "The section `methods` as it is rehearsed"
+    few = {"n_prompts": 2, "k": 2, "n_pairs": 20, "n_labelled": 20, "instructions": None}
+    strengths = {name: [values[0], values[-1]][:len(values)] for name, values in section["strengths"].items()}
+    tuning = {"max_steps": 1, "batch_size": 2, "gradient_accumulation": 1}
+    return {**section, **few, "strengths": strengths, "tuning": _on_cpu(section["tuning"] | tuning)}
+
 # %% ../../nbs/10_profiles/07_shadow.ipynb #c016
 def rehearsal(
     profile: Profile,
@@ -128,6 +136,7 @@ def rehearsal(
             "capability": capability,
             "beniwal2025": p["beniwal2025"] and _shadow_of_grid(p["beniwal2025"]),
             "neuronft2025": None,  # nothing of it is run yet
+            "methods": p["methods"] and _shadow_of_methods(p["methods"]),
             "metrics": metrics,
         }
     )
