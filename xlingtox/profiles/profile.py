@@ -22,6 +22,7 @@ from ..mechanism.value_vectors import Sites
 from ..metrics.bootstrap import Metrics
 from ..metrics.capability import Capability
 from ..models.registry import ROLES, published_role
+from .methods import Methods
 from .sections import SCHEMA, Beniwal2025, Codes, Data, Judge, Model, Neuronft2025, accelerate_file
 from .variants import check_tuning, check_variants
 from ..retrieval import Retrieval
@@ -33,7 +34,7 @@ from ..tuning.methods import METHODS
 STAGE_NAMES = ("data", "scorer", "base", "tune", "generate", "score", "agreement_scores", "prompt_scores", "perplexity",
                "retrieval", "metrics", "capability", "probe", "sites", "activations", "interventions", "grid", "gather",
                "grid_scores", "grid_judge", "evaluations", "aurocs", "instructions", "neuron_tune", "answers",
-               "answered", "exhibit")
+               "answered", "method", "method_scores", "methods", "exhibit")
 
 # %% ../../nbs/10_profiles/02_profile.ipynb #c008
 class _Profile(Settings):
@@ -60,6 +61,7 @@ class _Profile(Settings):
     intervention: Intervention = Intervention()
     beniwal2025: Beniwal2025 | None = None
     neuronft2025: Neuronft2025 | None = None
+    methods: Methods | None = None
     leave_out: list[str] = []  # exhibits that the profile could make and does not, since they take long
     threads: dict[str, Count] = {}  # processor threads of a stage; 1 where not given
 
@@ -108,7 +110,7 @@ def _check_models(p):
             check_tuning(method, common[method], role, model, {}, f"models.{role}.{method}")
         for name in model.variants:
             check_variants(common, role, model, name, f"models.{role}.variants.{name}")
-    for paper in ("beniwal2025", "neuronft2025"):
+    for paper in ("beniwal2025", "neuronft2025", "methods"):
         section = getattr(p, paper)
         for role in section.models if section else []:
             if role not in p.models:

@@ -96,6 +96,14 @@ def _shadow_of_grid(section: dict) -> dict:
             "shares": [section["shares"][-1]], "judge": section["judge"] | judge,
             "models": {role: family | short for role, family in section["models"].items()}}
 
+# %% ../../nbs/10_profiles/07_shadow.ipynb #g102
+def _shadow_of_methods(section: dict) -> dict:
+    "The section `methods` as it is rehearsed"
+    few = {"n_prompts": 2, "k": 2, "n_pairs": 20, "n_labelled": 20, "instructions": None}
+    strengths = {name: [values[0], values[-1]][:len(values)] for name, values in section["strengths"].items()}
+    tuning = {"max_steps": 1, "batch_size": 2, "gradient_accumulation": 1}
+    return {**section, **few, "strengths": strengths, "tuning": _on_cpu(section["tuning"] | tuning)}
+
 # %% ../../nbs/10_profiles/07_shadow.ipynb #n016
 def _shadow_of_neurons(section: dict) -> dict:
     "The section `neuronft2025` as it is rehearsed: the miniature's world answers, and its facts are asked"
@@ -137,6 +145,7 @@ def rehearsal(
             "capability": capability,
             "beniwal2025": p["beniwal2025"] and _shadow_of_grid(p["beniwal2025"]),
             "neuronft2025": p["neuronft2025"] and _shadow_of_neurons(p["neuronft2025"]),
+            "methods": p["methods"] and _shadow_of_methods(p["methods"]),
             "metrics": metrics,
         }
     )

@@ -21,6 +21,7 @@ from xlingtox.profiles.costs import (
     BYTES, TRAINED, VALUE, Cost, counted_billions, hours_of, hours_of_waiting, hours_of_writing, n_rows,
 )
 from .grid_stages import GRID_STAGES
+from .method_stages import METHOD_STAGES
 from .neuron_stages import NEURON_STAGES
 from .sections import source_paths
 from .variants import group_of, method_of, tuned
@@ -263,7 +264,7 @@ INSIDE_STAGES = (
 
 # %% ../../nbs/10_profiles/05_stages.ipynb #h002
 STAGES = {stage.name: stage for stage in (
-    *MODEL_STAGES, *TEXT_STAGES, *INSIDE_STAGES, *GRID_STAGES, *NEURON_STAGES)}
+    *MODEL_STAGES, *TEXT_STAGES, *INSIDE_STAGES, *GRID_STAGES, *NEURON_STAGES, *METHOD_STAGES)}
 
 # %% ../../nbs/10_profiles/05_stages.ipynb #c053
 def maker_of(
