@@ -25,10 +25,11 @@ from xlingtox.core import (
     InputError, atomic_path, check_columns, closest, digest, read_json, read_table, write_json, write_table,
 )
 from ..data.schemas import validate
+from ..generation.engine import _weights_digest
 from ..models.adapters import has_adapter
 from ..models.sites import check_sites
 from ..settings import Count, Natural, NonNegative, Positive, settings_of
-from .rows import _linear_layers, _read_all, _row_trainer, _rows_alone, _rows_digest, _sizes, _write_all
+from .rows import _linear_layers, _read_all, _row_trainer, _rows_alone, _sizes, _write_all
 from .supervised import _causal_tokens, _hold_out, _plan, _seq2seq_tokens
 from xlingtox.tuning.trainer import (
     _Objective, _Training, _claim, _job, _last_checkpoint, _log, _quiet, _train, _trainer,
@@ -349,12 +350,13 @@ def _in_full(model, tokenizer, part: _Part, folder: Path, settings: dict) -> pd.
     return log
 
 
-def _claimed(model, parts: list[_Part], every: pd.DataFrame, work: Path):
+def _claimed(model, parts: list[_Part], work: Path):
     "Make the working folder that of this job: these parts on this model"
     args = parts[0].training.arguments(parts[0].objective, work, cpu=model.device.type == "cpu")
-    jobs = [[_job(part.objective, part.training, model, None), part.neurons.to_dict("list")] for part in parts]
+    weights = _weights_digest(model)
+    jobs = [[_job(part.objective, part.training, weights, None), part.neurons.to_dict("list")] for part in parts]
     with args.main_process_first(local=False):
-        _claim(work, digest([jobs, _rows_digest(model, every)]))
+        _claim(work, digest(jobs))
 
 
 def _in_parts(model, tokenizer, parts: list[_Part], folder: Path, settings: dict) -> pd.DataFrame:
@@ -365,7 +367,7 @@ def _in_parts(model, tokenizer, parts: list[_Part], folder: Path, settings: dict
     _quiet(settings["progress"])
     with _or_as_it_was(model, parts):
         if settings["max_steps"] != 0:
-            _claimed(model, parts, union(neurons), work)
+            _claimed(model, parts, work)
             log = _train_parts(model, tokenizer, parts, work)
         if _is_first():
             _save(model, tokenizer, folder, log, neurons, _trained_on(model, parts, settings))
