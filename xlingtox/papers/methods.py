@@ -275,8 +275,8 @@ def footer(found: Outcomes, prompts: pd.DataFrame, facts: pd.DataFrame, settings
     return [f"{one.groupby('lang').size().max()} prompts of each language, {int(one['k'].max())} continuations each; "
             f"{len(found.settings)} settings; {asked} questions",
             f"{missing} of {int(prompts['k'].sum())} continuations without a score",
-            f"intervals: {settings['level']:.0%}, {settings['n_resamples']} resamples of prompts; Holm over methods, for "
-            "each metric and perplexity"]
+            f"intervals: {settings['level']:.0%}, {settings['n_resamples']} resamples of prompts; Holm over methods, "
+            "for each metric and perplexity"]
 
 # %% ../../nbs/09_papers/09_methods.ipynb #m038
 def on_front(

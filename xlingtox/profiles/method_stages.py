@@ -29,6 +29,7 @@ def _method_settings(p, role, name) -> dict:
     "The settings of a job: its strengths, how texts are written and judged, and how a model is tuned"
     section = p.methods.model_dump(mode="json", exclude={"models", "strengths", "at", "seed"})
     writes = p.generation.model_dump(mode="json", exclude={"k", "backend"})
+    writes["batch_size"] *= max(1, p.generation.k // p.methods.k)  # as many continuations at a time
     kinds = {source.partition(":")[0] for source in p.data["prompts"].source}
     if section["instructions"]:
         section["instructions"]["languages"] = section["instructions"]["languages"] or p.languages

@@ -152,7 +152,7 @@ def _check_presence(profile: Profile):
 def _of_models(inherited: dict, roles) -> dict:
     "What a profile inherits, without the models that it does not name itself"
     kept = {**inherited, "models": {r: m for r, m in inherited.get("models", {}).items() if r in roles}}
-    for paper in ("beniwal2025", "neuronft2025"):
+    for paper in ("beniwal2025", "neuronft2025", "methods"):
         if section := inherited.get(paper):
             models = section["models"]
             there = {r: models[r] for r in models if r in roles} if isinstance(models, dict) else [

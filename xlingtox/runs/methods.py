@@ -65,7 +65,7 @@ def _texts(bench: Bench, model, tokenizer, judge: tuple) -> pd.DataFrame:
 def _answers(bench: Bench, model, tokenizer) -> pd.DataFrame:
     "Which facts the model knows; no row where the run has no questions"
     questions = bench.data.get("choice")
-    return pd.DataFrame(columns=COLUMNS) if questions is None else answer(model, tokenizer, questions)
+    return pd.DataFrame(columns=COLUMNS) if questions is None else answer(model, tokenizer, questions, 64)
 
 # %% ../../nbs/11_runs/15_methods.ipynb #r012
 def _part(bench: Bench, strength: float) -> Path:
