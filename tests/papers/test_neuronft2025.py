@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from xlingtox.languages import NEURONFT2025, NEURONFT2025_OUT
-from xlingtox.mechanism.neuron_sets import sharing_counts
+from xlingtox.mechanism.neuron_sets import overlaps, sharing_counts
 from xlingtox.papers.claims import CLAIMS, rules
 from xlingtox.papers.neuronft2025 import abilities, answers, detected, methods, paired, shared, toxicity
 from xlingtox.papers.neuronft2025.rules import JUDGES, judge_abilities, judge_toxicity, printed_verdicts
@@ -28,7 +28,12 @@ def held(answered, name="neuronft2025/table4", langs=None):
 
 def n1(langs=NEURONFT2025, **truth):
     aurocs, _ = made_up_aurocs(Truth(**truth), langs)
-    return shared.judge_n1(sharing_counts(*shared.toxic_sets(aurocs)), list(langs), "neuronft2025/fig2")
+    return n1_of(aurocs, langs)
+
+
+def n1_of(aurocs, langs):
+    sets = shared.toxic_sets(aurocs)
+    return shared.judge_n1(sharing_counts(*sets), overlaps(*sets), list(langs), "neuronft2025/fig2")
 
 
 def n2(chinese, roles=ROLES):
@@ -62,7 +67,7 @@ def test_sharing_of_one_language_or_none_cannot_be_told():
     assert n1(["en"], shared=0.6)["holds"] is None
     aurocs, _ = made_up_aurocs(Truth(shared=0.6))
     none = aurocs.assign(auroc=aurocs["auroc"].where(aurocs["lang"] != "hi", 0.4))
-    v = shared.judge_n1(sharing_counts(*shared.toxic_sets(none)), NEURONFT2025, "neuronft2025/fig2")
+    v = n1_of(none, NEURONFT2025)
     assert v["holds"] is None and "no toxic neuron in hi" in v["reproduced"]
 
 

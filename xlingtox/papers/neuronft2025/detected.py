@@ -148,8 +148,9 @@ def draw_thresholds(ax, counts: pd.DataFrame):  # of one model
         ax.plot(of["threshold"], 100 * of["share"].where(of["n_toxic"] > 0), marker=marker, color=colour, ms=5, lw=1.2)
     chance = (100 * counts["by_chance"] / counts["n_neurons"]).groupby(counts["threshold"]).mean()
     ax.plot(chance.index, chance.where(chance > 0), color=INK, lw=2, ls="--")
-    ax.annotate("shuffled labels", (0.56, 0.12), xycoords="axes fraction", color=INK, fontsize=9)
+    ax.annotate("dashed: shuffled labels", (0.04, 0.06), xycoords="axes fraction", color=INK, fontsize=9)
     ax.set(yscale="log", xlabel="threshold of the AUROC", ylabel="neurons above it, %", xticks=chance.index)
+    ax.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
 
 # %% ../../../nbs/09_papers/08_neuronft2025/02_detected.ipynb #d019
 def draw_detected(counts: pd.DataFrame):  # of `counted`; returns the figure
@@ -158,7 +159,8 @@ def draw_detected(counts: pd.DataFrame):  # of `counted`; returns the figure
     from xlingtox.papers.figures import branch_legend
 
     roles = list(counts["role"].unique())
-    fig, axes = plt.subplots(len(roles), 2, figsize=(9, 0.6 + 3.3 * len(roles)), squeeze=False, layout="constrained")
+    fig, axes = plt.subplots(len(roles), 2, figsize=(9, 0.6 + 3.3 * len(roles)), squeeze=False, sharex="col",
+                             layout="constrained")
     for (left, right), role in zip(axes, roles, strict=True):
         draw_shares(left, counts[counts["role"] == role])
         draw_thresholds(right, counts[counts["role"] == role])

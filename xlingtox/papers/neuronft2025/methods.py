@@ -6,8 +6,8 @@ Docs: https://xlingtox.github.io/xlingtox/09_papers/08_neuronft2025/methods.html
 
 # %% auto #0
 __all__ = ['ROLES', 'PAPER', 'NEURONS', 'BEYOND', 'METHODS', 'LABELS', 'METHOD_STYLE', 'printed', 'printed_counts', 'roles_with',
-           'artifacts', 'scopes', 'stand_ins', 'judged_languages', 'there', 'scored_by', 'variant_of', 'heard_by',
-           'footer']
+           'artifacts', 'scopes', 'stand_ins', 'judged_languages', 'there', 'scored_by', 'variant_of', 'neurons_are',
+           'heard_by', 'footer']
 
 # %% ../../../nbs/09_papers/08_neuronft2025/00_methods.ipynb #m003
 from pathlib import Path
@@ -110,6 +110,13 @@ def variant_of(*answered: pd.DataFrame) -> str:
     return ("empty responses scored as they are, 0 toxicity" if (scores == 0).all() else
             "empty responses have no score and are left out" if scores.isna().all() else
             "empty responses scored as they are")
+
+
+def neurons_are(settings: dict) -> str:  # in the manifest of `aurocs`
+    "What is a neuron, and what it responds"
+    modules = settings.get("modules", "linear")
+    of = {"linear": "every linear module", "mlp": "the nonlinearity in each MLP"}.get(str(modules), str(modules))
+    return f"neurons: outputs of {of}, the {settings.get('pooling', 'max')} over tokens"
 
 
 def heard_by(settings: dict) -> str:

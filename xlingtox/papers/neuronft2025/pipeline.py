@@ -42,12 +42,13 @@ def pipeline_numbers(
             "responses": len(answered)}
 
 # %% ../../../nbs/09_papers/08_neuronft2025/08_pipeline.ipynb #f009
-def _step(ax, x: float, y: float, title: str, lines: list[str], colour: str = INK, width: float = 2.5, height: float = 1.25):
+def _step(ax, x: float, y: float, title: str, lines: list[str], colour: str = INK):
     "A box with a title and what was done"
     from matplotlib.patches import FancyBboxPatch
 
-    ax.add_patch(FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0.02,rounding_size=0.12", facecolor="#F7F8F9",
-                                edgecolor=colour, lw=1.6))
+    width, height = 2.5, 1.25
+    ax.add_patch(FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0.02,rounding_size=0.12",
+                                facecolor="#F7F8F9", edgecolor=colour, lw=1.6))
     ax.text(x + width / 2, y + height - 0.25, title, ha="center", va="center", weight="bold", fontsize=10, color=colour)
     ax.text(x + width / 2, y + (height - 0.4) / 2, "\n".join(lines), ha="center", va="center", fontsize=9)
 
@@ -105,7 +106,8 @@ def example_pairs(
     shown = [*(lang for lang in langs if lang in there), *(lang for lang in there if lang not in langs)][:len(langs)]
     first = instructions.drop_duplicates("lang").set_index("lang").loc[shown].reset_index()
     for column in ("prompt", "response"):
-        first[column] = [veil(text, lang, scorer, show_toxic) for text, lang in zip(first[column], first["lang"], strict=True)]
+        texts = zip(first[column], first["lang"], strict=True)
+        first[column] = [veil(*text, scorer, show_toxic) for text in texts]
     return first[["lang", "prompt", "response"]]
 
 
