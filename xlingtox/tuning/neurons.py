@@ -21,9 +21,8 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from xlingtox.core import (
-    InputError, atomic_path, check_columns, closest, digest, read_json, read_table, write_json, write_table,
-)
+from ..core import (InputError, atomic_path, check_columns, closest, digest, read_json, read_table, write_json,
+                           write_table)
 from ..data.schemas import validate
 from ..generation.engine import _weights_digest
 from ..models.adapters import has_adapter
