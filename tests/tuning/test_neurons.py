@@ -526,7 +526,7 @@ def test_models_and_instructions_that_will_not_do(bases, instructions, tmp_path)
     model, tokenizer = load(bases)
     neurons = some_neurons(model)
     quantised, _ = load(bases, "llama", quantise=True)
-    adapted = get_peft_model(load(bases)[0], LoraConfig(r=2, target_modules=["c_fc"]))
+    adapted = get_peft_model(load(bases)[0], LoraConfig(r=2, target_modules=["c_fc"], fan_in_fan_out=True))
     for other, texts, problem in ((quantised, instructions, "the weights of a quantised model cannot be tuned: load it without quantise"),
                                   (adapted, instructions, "has an adapter inside; load it with merge=True"),
                                   (model, instructions.drop(columns="response"), "instructions: lacks the columns response"),
