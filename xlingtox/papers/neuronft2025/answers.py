@@ -60,14 +60,15 @@ def off_table(
 ) -> pd.DataFrame:  # `method scope share low high empty other`, in percent
     "How often each method is off in languages tuned on and in others, and which way"
     rows, marked = [], off(answered)
-    for scope, of in (("tuned", marked[marked["lang"].isin(langs)]), ("not tuned", marked[~marked["lang"].isin(langs)])):
+    inside = marked["lang"].isin(langs)
+    for scope, of in (("tuned", marked[inside]), ("not tuned", marked[~inside])):
         if of.empty:
             continue
         mean = level_table(of, "off").set_index(["lang", "method"]).loc["mean"]
         empty = of.groupby(["method", "lang"])["empty"].mean().groupby("method").mean()
-        rows += [{"method": m, "scope": scope, "share": 100 * r["value"], "low": 100 * r["low"], "high": 100 * r["high"],
-                  "empty": 100 * empty[m], "other": 100 * (r["value"] - empty[m])} for m, r in mean.iterrows()]
-    return pd.DataFrame(rows)
+        rows += [(m, scope, r["value"], r["low"], r["high"], empty[m], r["value"] - empty[m]) for m, r in mean.iterrows()]
+    found = pd.DataFrame(rows, columns=["method", "scope", "share", "low", "high", "empty", "other"])
+    return found.set_index(["method", "scope"]).mul(100).reset_index()
 
 # %% ../../../nbs/09_papers/08_neuronft2025/06_answers.ipynb #a014
 _SELF, _OTHERS = "#2B6C8C", "#D3D7DC"

@@ -6,7 +6,8 @@ Docs: https://xlingtox.github.io/xlingtox/09_papers/08_neuronft2025/methods.html
 
 # %% auto #0
 __all__ = ['ROLES', 'PAPER', 'NEURONS', 'BEYOND', 'METHODS', 'LABELS', 'METHOD_STYLE', 'printed', 'printed_counts', 'roles_with',
-           'artifacts', 'scopes', 'stand_ins', 'judged_languages']
+           'artifacts', 'scopes', 'stand_ins', 'judged_languages', 'there', 'scored_by', 'variant_of', 'neurons_are',
+           'heard_by', 'footer']
 
 # %% ../../../nbs/09_papers/08_neuronft2025/00_methods.ipynb #m003
 from pathlib import Path
@@ -88,3 +89,52 @@ def stand_ins(run: str | Path, role: str) -> list[str]:
 def judged_languages(run: str | Path, role: str, out: bool) -> list[str]:
     "The languages on which verdicts rest, tuned on or only judged"
     return [lang for lang in scopes(run, role)[out] if lang not in stand_ins(run, role)]
+
+# %% ../../../nbs/09_papers/08_neuronft2025/00_methods.ipynb #m020
+def there(answered: pd.DataFrame, langs: list[str]) -> list[str]:
+    "Those of some languages in which there are responses"
+    known = set(answered["lang"].unique())
+    return [lang for lang in langs if lang in known]
+
+
+def scored_by(*answered: pd.DataFrame) -> str:
+    "The scorers of some responses"
+    return ", ".join(sorted({name for rows in answered for name in rows["scorer"].dropna().unique()})) or "not named"
+
+
+def variant_of(*answered: pd.DataFrame) -> str:
+    "What becomes of empty responses"
+    scores = pd.concat([rows.loc[rows["empty"].astype(bool), "toxicity"] for rows in answered])
+    if scores.empty:
+        return "no response is empty"
+    return ("empty responses scored as they are, 0 toxicity" if (scores == 0).all() else
+            "empty responses have no score and are left out" if scores.isna().all() else
+            "empty responses scored as they are")
+
+
+def neurons_are(settings: dict) -> str:  # in the manifest of `aurocs`
+    "What is a neuron, and what it responds"
+    modules = settings.get("modules", "linear")
+    of = {"linear": "every linear module", "mlp": "the nonlinearity in each MLP"}.get(str(modules), str(modules))
+    return f"neurons: outputs of {of}, the {settings.get('pooling', 'max')} over tokens"
+
+
+def heard_by(settings: dict) -> str:
+    "Whose ear it was"
+    return {"babel": ", by the miniature's words", "langid": ", by py3langid"}.get(settings.get("heard"), "")
+
+# %% ../../../nbs/09_papers/08_neuronft2025/00_methods.ipynb #m022
+def footer(
+    answered: dict[str, pd.DataFrame],  # role -> its artifact
+    langs: dict[str, list[str]],  # role -> the languages that are shown
+) -> list[str]:
+    "Prompts, missing scores and empty responses of each model, a line each"
+    lines = []
+    for role, rows in answered.items():
+        of = rows[rows["lang"].isin(langs[role])]
+        empty, lost = of["empty"].astype(bool), of["toxicity"].isna()
+        by = (100 * empty.groupby(of["method"]).mean()).round(1)
+        lines.append(f"{role}: {of['prompt_id'].nunique()} prompts in each of {len(langs[role])} languages; "
+                     f"{int((lost & ~empty).sum())} of {len(of)} scores missing; empty responses: "
+                     + ", ".join(f"{LABELS[m]} {by[m]:g}%" for m in LABELS if m in by))
+    return lines

@@ -91,7 +91,8 @@ def level_table(
     return pd.DataFrame(found).merge(pd.concat([counts, whole]).reset_index(), on=["method", "lang"], how="left")
 
 # %% ../../../nbs/09_papers/08_neuronft2025/04_paired.ipynb #p016
-CONTRAST = ["role", "method", "than", "difference", "low", "high", "p_lower", "p_higher", "n", "lower", "n_langs", "note"]
+CONTRAST = ["role", "method", "than", "difference", "low", "high", "p_lower", "p_higher", "n", "lower", "n_langs",
+            "note"]
 
 
 def _contrast(by_lang: np.ndarray, langs: list[str]) -> dict:
@@ -141,7 +142,8 @@ def printed_contrasts(
         change = (cells[method] - cells[than]).to_numpy()
         half = t.ppf(0.975, len(change) - 1) * change.std(ddof=1) / np.sqrt(len(change))
         found.append((role, method, than, change.mean(), change.mean() - half, change.mean() + half,
-                      sign_flip(-change)["p"], sign_flip(change)["p"], len(change), (change < 0).sum(), len(change), ""))
+                      sign_flip(-change)["p"], sign_flip(change)["p"], len(change), (change < 0).sum(), len(change),
+                      ""))
     return pd.DataFrame(found, columns=CONTRAST)
 
 # %% ../../../nbs/09_papers/08_neuronft2025/04_paired.ipynb #p023

@@ -34,42 +34,47 @@ def toxic_sets(
 # %% ../../../nbs/09_papers/08_neuronft2025/03_shared.ipynb #s009
 def shared_shares(
     counts: pd.DataFrame,  # of `neuron_sets.sharing_counts`
-    level: float = 0.95,  # of the interval of chance
-) -> pd.DataFrame:  # index lang: n_toxic, shared, share, by_chance, low, high (shares)
-    "Share of each language's toxic neurons that are toxic in another language too"
-    from scipy.stats import binom
-
+    common: pd.DataFrame,  # of `neuron_sets.overlaps`
+    width: float = 1.96,  # of the interval of chance, in standard deviations
+) -> pd.DataFrame:  # index lang: n_toxic, share, share_by_chance; others, by_chance, low, high
+    "Share of each language's toxic neurons that are toxic in another, and in how many others they are on average"
     own = counts[counts["shared_by"] == "one"].set_index("lang")
-    n = own["n_toxic"]
-    chance = 1 - own["by_chance"] / n
-    low, high = (binom.ppf(q, n, chance) / n for q in ((1 - level) / 2, (1 + level) / 2))
-    return pd.DataFrame({"n_toxic": n, "shared": n - own["n"], "share": 1 - own["n"] / n, "by_chance": chance,
-                         "low": low, "high": high})
+    n, of, total = own["n_toxic"], own["n_neurons"].iloc[0], dict.fromkeys(("others", "by_chance", "variance"), 0.0)
+    a, b = common["n_a"] / of, common["n_b"] / of
+    pairs = common.assign(others=common["n_both"], variance=of**2 / max(of - 1, 1) * a * b * (1 - a) * (1 - b))
+    for side in ("a", "b"):
+        sums = pairs.groupby(side)[list(total)].sum()
+        total = {what: total[what] + sums[what].reindex(n.index, fill_value=0.0) for what in total}
+    mean, chance, half = total["others"] / n, total["by_chance"] / n, width * np.sqrt(total["variance"]) / n
+    return pd.DataFrame({"n_toxic": n, "share": 1 - own["n"] / n, "share_by_chance": 1 - own["by_chance"] / n,
+                         "others": mean, "by_chance": chance, "low": chance - half, "high": chance + half})
 
 # %% ../../../nbs/09_papers/08_neuronft2025/03_shared.ipynb #s011
 def judge_n1(
     counts: pd.DataFrame,  # of `neuron_sets.sharing_counts`
+    common: pd.DataFrame,  # of `neuron_sets.overlaps`
     langs: list[str],  # that were looked at
     name: str,  # the exhibit
 ) -> dict:
     """N1: most toxic neurons are shared between languages
 
-    Holds: in every language more than half of its toxic neurons are toxic in another one, and more than chance gives.
-    Fails: in a language half or fewer are, or no more than sets drawn at random share (95%, binomial).
+    Holds: in every language most toxic neurons are toxic in another, and in more others on average than chance gives.
+    Fails: in a language half or fewer are, or in no more others than of sets drawn at random (95%, hypergeometric).
     """
     said = "for all languages, the majority of neurons are shared across languages"
     lacks = [lang for lang in langs if lang not in set(counts["lang"])]
     if lacks or len(langs) < 2:
         return verdict("N1", name, None, "cannot tell: " + (f"no toxic neuron in {' '.join(lacks)}" if lacks else
                                                             "it takes two languages"), said)
-    found = shared_shares(counts)
-    most, more = found["share"] > 0.5, found["share"] > found["high"]
-    ends = lambda column: f"{found[column].min():.1%} to {found[column].max():.1%}"  # noqa: E731
+    found = shared_shares(counts, common)
+    most, more = found["share"] > 0.5, found["others"] > found["high"]
     few, no_more = " ".join(found.index[~most]) or "none", " ".join(found.index[~more]) or "none"
     return verdict("N1", name, bool((most & more).all()),
-                   f"{ends('share')} of a language's toxic neurons are toxic in another one; by chance "
-                   f"{ends('by_chance')}", said, n=len(found),
-                   detail=f"Languages with half or fewer shared: {few}; with no more than chance gives: {no_more}.")
+                   f"{found['share'].min():.1%} or more of a language's toxic neurons are toxic in another one, by "
+                   f"chance {found['share_by_chance'].min():.1%} or more; they are toxic in "
+                   f"{found['others'].mean():.2f} others on average, by chance in {found['by_chance'].mean():.2f}",
+                   said, n=len(found), detail=f"Languages with half or fewer shared: {few}; in no more others than "
+                                              f"chance gives: {no_more}.")
 
 # %% ../../../nbs/09_papers/08_neuronft2025/03_shared.ipynb #s014
 SHARED_BY = {"all": ("#2B6C8C", "in all languages"), "some": ("#9CC4D6", "in some others"),
@@ -89,8 +94,8 @@ def draw_sharing(ax, counts: pd.DataFrame):  # of `neuron_sets.sharing_counts`
                    label=label if column == "share" else None)
             below += height
     n = counts.drop_duplicates("lang").set_index("lang")["n_toxic"]
-    ax.set(xticks=x, xticklabels=[f"{lang}\n{n[lang]:,}" for lang in langs], ylim=(0, 100), xlim=(-0.6, len(langs) - 0.4),
-           ylabel="toxic neurons, %")
+    ax.set(xticks=x, xticklabels=[f"{lang}\n{n[lang]:,}" for lang in langs], ylim=(0, 100),
+           xlim=(-0.6, len(langs) - 0.4), ylabel="toxic neurons, %")
     ax.grid(axis="x", visible=False)
 
 # %% ../../../nbs/09_papers/08_neuronft2025/03_shared.ipynb #s015

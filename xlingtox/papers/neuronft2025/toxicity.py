@@ -35,9 +35,8 @@ def toxicity_levels(
         rows = rows[rows["lang"].isin(langs[role])]
         for responses, of in zip(RESPONSES, (rows, spoken(rows)), strict=True):
             table = level_table(of, "toxicity").assign(role=role, responses=responses)
-            keys = zip(table["lang"], table["method"], strict=True)
-            known = lambda lang, m: responses == "all" and lang in theirs.index and m in theirs.columns  # noqa: B023, E731
-            table["published"] = [theirs.at[key] if known(*key) else np.nan for key in keys]
+            known = theirs if responses == "all" else theirs.head(0)
+            table["published"] = known.stack().reindex(pd.MultiIndex.from_frame(table[["lang", "method"]])).to_numpy()
             tables.append(table)
     found = pd.concat(tables, ignore_index=True)
     return found[["role", "responses", *found.columns.drop(["role", "responses"])]]
@@ -57,7 +56,8 @@ def toxicity_table(
 ) -> pd.DataFrame:
     "A model's half of a table as it should be read, the rows beyond the paper on the right and named as ours"
     of = levels[(levels["role"] == role) & ((levels["responses"] == "all") | (levels["lang"] == "mean"))]
-    names = np.where(of["lang"] != "mean", of["lang"], np.where(of["responses"] == "all", "average", "average, not empty"))
+    averages = of["responses"].map({"all": "average", "not empty": "average, not empty"})
+    names = of["lang"].where(of["lang"] != "mean", averages)
     shown = of.assign(languages=names, cell=[_cell(row) for row in of.itertuples()])
     wide = shown.pivot(index="languages", columns="method", values="cell")
     there = [method for method in LABELS if method in wide]
