@@ -65,6 +65,13 @@ def _beside_chinese(
     return float(others[least] - of.at["zh", "n_toxic"]), float(np.hypot(half["zh"], half[least])), least
 
 
+def _of_several(k: int) -> float:
+    "By how much an interval of 95% is widened for the least of k languages (Bonferroni)"
+    from scipy.special import ndtri
+
+    return float(ndtri(1 - 0.025 / max(k, 1)) / ndtri(0.975))
+
+
 def _cannot_tell_n2(at: pd.DataFrame) -> str:
     "Why N2 cannot be told; empty where it can"
     if at.empty:
@@ -81,7 +88,7 @@ def judge_n2(
     """N2: Chinese has the fewest toxic neurons
 
     Holds: in each model, at an AUROC above 0.5, fewer than any other language, by more than shuffled labels may make.
-    Fails: in a model another language has fewer than Chinese, by more than shuffled labels may make.
+    Fails: in a model another language has fewer, by more than shuffled labels may make the least of the others have.
     """
     said, at = "Chinese consistently has the fewest in both models", counts[counts["threshold"] == THRESHOLD]
     if not at.empty and "zh" in set(at["lang"]):
@@ -89,8 +96,8 @@ def judge_n2(
     if why := _cannot_tell_n2(at):
         return verdict("N2", name, None, f"cannot tell: {why}", said)
     found = {role: _beside_chinese(rows) for role, rows in at.groupby("role", sort=False)}
-    won, lost = (all(gap > chance for gap, chance, _ in found.values()),
-                 any(-gap > chance for gap, chance, _ in found.values()))
+    won = all(gap > chance for gap, chance, _ in found.values())
+    lost = any(-gap > _of_several(at["lang"].nunique() - 1) * chance for gap, chance, _ in found.values())
     words = "; ".join(f"{role}: {abs(gap):,.0f} {'fewer' if gap >= 0 else 'more'} than {least}, by chance up to "
                       f"{chance:,.0f}" for role, (gap, chance, least) in found.items())
     return verdict("N2", name, True if won else False if lost else None,

@@ -87,7 +87,7 @@ def made_up_aurocs(
     rng, tables, counts = np.random.default_rng(seed), [], []
     common, places = rng.normal(size=n_neurons), _places(n_neurons)
     for lang in langs:
-        share = truth.toxic * (truth.chinese if lang == "zh" else rng.uniform(0.98, 1.02))
+        share = truth.toxic * (truth.chinese if lang == "zh" else 1.0)
         own = np.sqrt(truth.shared) * common + np.sqrt(1 - truth.shared) * rng.normal(size=n_neurons)
         table = places.assign(lang=lang, **_tested(own + norm.ppf(share)))
         null = 0.5 + SPREAD * rng.normal(size=(N_SHUFFLES, n_neurons))
