@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from xlingtox import babel, generation
+from xlingtox import babel, generation, mechanism
 from xlingtox.core import InputError
 from xlingtox.generation import engine
 
@@ -87,6 +87,56 @@ def test_parts_of_another_job_are_not_used(toy_model, toy_tokenizer, prompts, tm
         model.get_input_embeddings().weight[:, 0] += 1
     other_weights = generation.generate(model, toy_tokenizer, prompts, "m", k=3, seed=1, parts=tmp_path / "parts")
     assert other_weights.equals(generation.generate(model, toy_tokenizer, prompts, "m", k=3, seed=1))
+
+
+@pytest.mark.parametrize("dtype, bits", [(torch.float32, torch.int32), (torch.bfloat16, torch.int16)])
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "mt5"])
+def test_a_model_is_known_by_every_weight(toy_model, architecture, dtype, bits):
+    model = toy_model(architecture).to(dtype)
+    before = engine.model_digest(model)
+    assert engine.model_digest(toy_model(architecture).to(dtype)) == before != engine.model_digest(toy_model(architecture).double())
+    for p in model.parameters():
+        middle = p.data.view(bits).flatten()[p.numel() // 2 :][:1]
+        middle ^= 1  # the last bit of one number in the middle, the smallest change that there is
+        assert engine.model_digest(model) != before
+        middle ^= 1
+    assert engine.model_digest(model) == before
+
+
+def test_where_a_weight_stands_counts(toy_model):
+    model = toy_model("gpt2")
+    before, block = engine.model_digest(model), model.transformer.h[0].mlp.c_fc
+    block.weight.data = block.weight.data.flip(1)  # the same numbers in another order
+    turned = engine.model_digest(model)
+    block.weight.data = block.weight.data.flip(1)
+    model.transformer.h[0], model.transformer.h[1] = model.transformer.h[1], model.transformer.h[0]
+    assert len({before, turned, engine.model_digest(model)}) == 3
+
+
+def test_hooks_are_seen_and_their_parts_never_used_again(toy_model, toy_tokenizer, prompts, tmp_path):
+    model, options = toy_model("gpt2"), {"k": 1, "greedy": True, "parts": tmp_path / "parts"}
+    scales = [pd.DataFrame({"layer": 0, "neuron": range(64), "scale": scale}) for scale in (0.0, 0.5)]
+    make = lambda: generation.generate(model, toy_tokenizer, prompts, "m", **options)  # noqa: E731
+    plain, digests = make(), [engine.model_digest(model)]
+    for scale in [*scales, scales[0]]:
+        with mechanism.scale_neurons(model, scale):
+            digests.append(engine.model_digest(model))
+            assert make().equals(generation.generate(model, toy_tokenizer, prompts, "m", k=1, greedy=True)) and not make().equals(plain)
+        with mechanism.scale_neurons(model, scale, edit=True):
+            assert engine.model_digest(model) not in digests
+            assert make().equals(generation.generate(model, toy_tokenizer, prompts, "m", k=1, greedy=True))
+        assert make().equals(plain)
+    assert len(set(digests)) == 4 and engine.model_digest(model) == digests[0], "hooks: never the same twice; without them again as it was"
+
+
+def test_edited_weights_have_a_digest_of_their_own_each_time_the_same(toy_model):
+    model = toy_model("llama")
+    scale = pd.DataFrame({"layer": [1], "neuron": [40], "scale": [0.5]})
+    found = [engine.model_digest(model)]
+    for _ in range(2):
+        with mechanism.scale_neurons(model, scale, edit=True):
+            found.append(engine.model_digest(model))
+    assert found[0] != found[1] == found[2]
 
 
 def test_nucleus_against_its_definition():

@@ -12,6 +12,7 @@ import pytest
 import torch
 from xlingtox import babel, models, tuning
 from xlingtox.core import InputError
+from xlingtox.generation.engine import model_digest
 from xlingtox.models.sites import mlp_sites
 from xlingtox.tuning import neurons as neuron_tuning
 from xlingtox.tuning import rows, supervised
@@ -258,7 +259,7 @@ def test_the_order_matters(bases, instructions, tmp_path):
         model, tokenizer = load(bases)
         sets = some_neurons(model, langs=["de", "en"])
         tuning.tune_neurons(model, tokenizer, instructions, sets, tmp_path / "tuned", strategy="per-language", order=order, **SETTINGS)
-        found[str(order)] = rows._rows_digest(model, tuning.union(sets))
+        found[str(order)] = model_digest(model)
     assert len(set(found.values())) == 3 and found["None"] == found["['de', 'en']"], "unless said otherwise as the instructions come"
 
 
@@ -288,7 +289,7 @@ def test_seed_decides_and_the_callers_randomness_does_not(bases, instructions, t
         wanted = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
         model, tokenizer = load(bases)
         tuning.tune_neurons(model, tokenizer, instructions, some_neurons(model), tmp_path / name, seed=seed, **SETTINGS)
-        found.append(rows._rows_digest(model, some_neurons(model)))
+        found.append(model_digest(model))
         states.append((random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == wanted)
     assert found[0] == found[1] != found[2] and all(states)
 

@@ -10,6 +10,8 @@ __all__ = ['Generation', 'continue_tokens', 'generate_batch', 'model_digest', 'g
 # %% ../../nbs/04_generation/01_engine.ipynb #h002
 import contextlib
 import functools
+import hashlib
+import secrets
 import shutil
 from pathlib import Path
 
@@ -227,12 +229,34 @@ def _batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 # %% ../../nbs/04_generation/01_engine.ipynb #a047
+def _weights_digest(model) -> str:
+    "Sixteen hexadecimal digits that stand for every byte of a model's weights, and their names"
+    import torch
+
+    h = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        h.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        if not tensor.is_meta:  # of a model that is not in memory the names are known alone
+            h.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return h.hexdigest()[:16]
+
+# %% ../../nbs/04_generation/01_engine.ipynb #a048b
+_LIBRARIES = {"accelerate", "bitsandbytes", "peft", "torch", "transformers", "trl"}
+
+
+def _is_more_than_weights(model) -> bool:
+    "Whether a model has hooks that no library put there, or weights that are not in memory"
+    hooks = [hook for module in model.modules()
+             for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values())]
+    homes = {str(getattr(hook, "__module__", "")).partition(".")[0] for hook in hooks}
+    return not homes <= _LIBRARIES or any(p.is_meta for p in model.parameters())
+
+
 def model_digest(model) -> str:
-    "A short name for a model's weights: from some values of every tensor, the files of a folder, or a hub id itself"
+    "A short name for a model: from all of its weights (new each time if it has hooks), its files, or its hub id"
     if isinstance(model, str):
         return file_digest(model) if Path(model).is_dir() else model
-    values = [round(float(v), 6) for p in model.parameters() for v in p.detach().flatten()[:4].float().cpu()]
-    return digest(values)
+    return _weights_digest(model) if not _is_more_than_weights(model) else secrets.token_hex(8)
 
 # %% ../../nbs/04_generation/01_engine.ipynb #a050
 def _part_files(parts: Path, job: str, n: int) -> list[Path]:

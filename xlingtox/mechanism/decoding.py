@@ -10,6 +10,7 @@ __all__ = ['TOXICITY', 'Ensemble', 'dexperts', 'debiased', 'self_debiasing']
 # %% ../../nbs/08_mechanism/11_decoding.ipynb #h002
 import copy
 import inspect
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -157,21 +158,43 @@ Ensemble.device, Ensemble.dtype, Ensemble.training, Ensemble.generation_config =
 
 
 @patch
+def _models(self: Ensemble) -> list:
+    "The models that read, each once"
+    return list({id(reader.model): reader.model for reader in self.readers}.values())
+
+
+@patch
+def modules(self: Ensemble):
+    "The modules of all models"
+    return itertools.chain.from_iterable(model.modules() for model in self._models())
+
+
+@patch
 def parameters(self: Ensemble):
-    "The parameters of all models, and what the combination depends on"
+    "The parameters of all models"
+    return itertools.chain.from_iterable(model.parameters() for model in self._models())
+
+# %% ../../nbs/08_mechanism/11_decoding.ipynb #g020b
+@patch
+def state_dict(self: Ensemble) -> dict:
+    "The tensors of all models, and what the combination depends on, under its name"
     import torch
 
-    for model in {id(reader.model): reader.model for reader in self.readers}.values():
-        yield from model.parameters()
-    told = [*self.numbers, *(token for reader in self.readers for token in (-1, *reader.prefix))]
-    yield from torch.tensor(told, dtype=torch.float64).split(4)
+    models = {id(model): number for number, model in enumerate(self._models())}
+    told = [*self.numbers]
+    for reader in self.readers:
+        told += [-1, models[id(reader.model)], -1 if reader.begin is None else reader.begin, *reader.prefix]
+    found = {getattr(self.combine, "__qualname__", ""): torch.tensor(told, dtype=torch.float64)}
+    for number, model in enumerate(self._models()):
+        found |= {f"{number}.{name}": tensor for name, tensor in model.state_dict().items()}
+    return found
 
 
 @patch
 def train(self: Ensemble, mode: bool = True):
     "Put all models into training, or out of it"
-    for reader in self.readers:
-        reader.model.train(mode)
+    for model in self._models():
+        model.train(mode)
     return self
 
 

@@ -107,6 +107,32 @@ def samples_table(
             rows.append((name, lang, question, right, float(record.get("acc_norm", right)), 1 / len(record["resps"])))
     return pd.DataFrame(rows, columns=COLUMNS)
 
+# %% ../../nbs/07_metrics/06_capability.ipynb #s011
+def _subject_of(doc: dict) -> str:
+    "The subject of a question, from an id such as `high_school_geography/test/12`"
+    return str(doc.get("id", "")).split("/")[0]
+
+
+def _of_subject(subject: str):
+    "A manager of the harness's tasks that leaves them the questions of one subject"
+    from lm_eval.tasks import TaskManager
+
+    def keep(docs):
+        kept = docs.filter(lambda doc: _subject_of(doc) == subject)
+        if not len(kept):
+            there = sorted({_subject_of(doc) for doc in docs})
+            raise InputError(f"capability: no question of the subject {subject}; there are {', '.join(there)}")
+        return kept
+
+    class OfSubject(TaskManager):
+        def load(self, *args, **options):
+            loaded = super().load(*args, **options)
+            for task in loaded["tasks"].values():
+                task.config.process_docs = keep
+            return loaded
+
+    return OfSubject()
+
 # %% ../../nbs/07_metrics/06_capability.ipynb #a014
 def harness(
     model,
@@ -115,6 +141,7 @@ def harness(
     num_fewshot: int = 0,
     limit: int | None = None,  # questions per task
     batch_size: int = 32,
+    subject: str | None = None,  # only questions whose id names it, such as high_school_geography
 ) -> pd.DataFrame:  # COLUMNS
     "Questions of the lm-eval harness, asked of a loaded model"
     try:
@@ -123,8 +150,9 @@ def harness(
     except ImportError as e:
         raise InputError(f"the lm-eval harness is not installed ({e}); pip install 'xlingtox[capability]'") from None
     wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+    manager = {} if subject is None else {"task_manager": _of_subject(subject)}
     found = lm_eval.simple_evaluate(model=wrapped, tasks=tasks, num_fewshot=num_fewshot, limit=limit, log_samples=True,
-                                    bootstrap_iters=0)
+                                    bootstrap_iters=0, **manager)
     return samples_table(found["samples"])
 
 # %% ../../nbs/07_metrics/06_capability.ipynb #a016
@@ -158,6 +186,7 @@ def evaluate(
     num_fewshot: int = 0,
     limit: int | None = None,  # questions per task and language
     batch_size: int = 32,
+    subject: str | None = None,  # as in `harness`
 ) -> pd.DataFrame:  # COLUMNS
     "All the questions of a profile: the facts, and the harness's"
     parts, others = [], [task for task in tasks if task != "facts"]
@@ -166,7 +195,7 @@ def evaluate(
             raise InputError("capability: the task facts takes questions")
         parts.append(answer(model, tokenizer, facts.groupby("lang").head(limit) if limit else facts, batch_size))
     if others:
-        parts.append(harness(model, tokenizer, others, num_fewshot, limit, batch_size))
+        parts.append(harness(model, tokenizer, others, num_fewshot, limit, batch_size, subject))
     return pd.concat(parts, ignore_index=True)
 
 # %% ../../nbs/07_metrics/06_capability.ipynb #s001

@@ -68,6 +68,7 @@ _FIRST = {
     "aya-23-8b": _recipe("cohere", _COHERE, 6, _LIKE_AYA),
     "aya-expanse-8b": _recipe("cohere", _COHERE, 8, _LIKE_AYA),
     "mt5-large": _recipe("mt5", _MT5, 9, _LIKE_MT5, **_SPANS),
+    "llama3.1-8b": _recipe("llama", _LLAMA | {"num_key_value_heads": 2}, 50, _LIKE_LLAMA),
 }
 
 

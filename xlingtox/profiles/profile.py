@@ -33,7 +33,8 @@ from ..tuning.methods import METHODS
 # %% ../../nbs/10_profiles/02_profile.ipynb #c005
 STAGE_NAMES = ("data", "scorer", "base", "tune", "generate", "score", "agreement_scores", "prompt_scores", "perplexity",
                "retrieval", "metrics", "capability", "probe", "sites", "activations", "interventions", "grid", "gather",
-               "grid_scores", "grid_judge", "evaluations", "method", "method_scores", "methods", "exhibit")
+               "grid_scores", "grid_judge", "evaluations", "aurocs", "instructions", "neuron_tune", "answers",
+               "answered", "method", "method_scores", "methods", "exhibit")
 
 # %% ../../nbs/10_profiles/02_profile.ipynb #c008
 class _Profile(Settings):
@@ -79,7 +80,8 @@ def _check_data(p):
     "The kinds of data that the other sections need"
     needed = ["prompts", "preference", "multiway"] + ["labelled"] * ("ngram:train" in [p.scorer, *p.agreement])
     needed += ["choice"] * bool(p.capability and "facts" in p.capability.tasks)
-    needed += ["cross", "shared"] * bool(p.beniwal2025)
+    needed += ["cross", "shared"] * bool(p.beniwal2025) + ["detection", "hate"] * bool(p.neuronft2025)
+    needed += ["choice"] * bool(p.neuronft2025 and "facts" in p.neuronft2025.tasks)
     if lacking := [kind for kind in needed if kind not in p.data]:
         raise InputError(f"data: {lacking[0]} is missing; a run needs {', '.join(needed)}")
 
@@ -116,6 +118,13 @@ def _check_models(p):
                                  f"it has {', '.join(p.models)}")
 
 
+def _check_neuron_languages(p):
+    "What is asked is among the prompts, which are in the profile's languages"
+    section = p.neuronft2025
+    for name in ("languages", "out_of_scope"):
+        languages.check_languages(getattr(section, name), p.languages, f"neuronft2025.{name}: the profile")
+
+
 def _check_grid_scorer(p):
     "The scorer must know the languages of the grid as well"
     try:
@@ -141,6 +150,8 @@ class _Checked(_Profile):
                 check_spec(spec, self.languages)
         if self.beniwal2025 and self.scorer != "ngram:train":
             _check_grid_scorer(self)
+        if self.neuronft2025:
+            _check_neuron_languages(self)
         return self
 
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from ..core import InputError, closest, paper_dir, read_json
 from .profile import Profile
-from .sections import source_paths
+from .sections import LANGUAGE_SETS, source_paths
 from .variants import merge
 from ..settings import problem_with
 
@@ -160,6 +160,20 @@ def _of_models(inherited: dict, roles) -> dict:
             kept[paper] = {**section, "models": there} if there else None
     return kept
 
+# %% ../../nbs/10_profiles/03_read.ipynb #g005
+def _listed(languages) -> list:
+    "The codes of a list, or of a paper's set; what is neither is refused where it stands"
+    languages = LANGUAGE_SETS.get(languages, []) if isinstance(languages, str) else languages
+    return languages if isinstance(languages, list) else []
+
+
+def _of_languages(inherited: dict, languages) -> dict:
+    "What a profile inherits, without languages that are not among its own"
+    if not (section := inherited.get("neuronft2025")) or not (codes := _listed(languages)):
+        return inherited
+    kept = {name: [c for c in _listed(section[name]) if c in codes] for name in ("languages", "out_of_scope")}
+    return {**inherited, "neuronft2025": {**section, **kept} if kept["languages"] else None}
+
 # %% ../../nbs/10_profiles/03_read.ipynb #c027
 def load_profile(
     name_or_path: str | Path,  # "mini", or the path of a YAML file
@@ -174,6 +188,7 @@ def load_profile(
     for _, raw in reversed(files):
         if isinstance(raw.get("models"), dict):
             merged = _of_models(merged, raw["models"])
+        merged = _of_languages(merged, raw.get("languages"))
         merged = merge(merged, raw)
     try:
         profile = Profile(**_fill(merged, data, files) if here or data else merged)

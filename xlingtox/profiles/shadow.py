@@ -37,7 +37,7 @@ def shadow_model(
 
 # %% ../../nbs/10_profiles/07_shadow.ipynb #c008
 ROWS = {"corpus": 2000, "prompts": 3, "preference": 60, "multiway": 10, "labelled": 60, "choice": 4,
-        "cross": 24, "shared": 24}  # of each language
+        "cross": 24, "shared": 24, "detection": 40, "hate": 60}  # of each language
 SIZES = {"choice": {}, "cross": {"n_train": 18, "n_test": 6}, "shared": {"n_train": 18, "n_test": 6}}  # of babel's
 
 
@@ -52,7 +52,7 @@ def shadow_data(
     if "hf" not in sources and all(path.exists() for path in paths):
         return {**section.model_dump(), "sample": min(section.sample or ROWS[kind], ROWS[kind])}
     return {
-        "source": [f"babel:{'parallel' if SCHEMA[kind] == 'parallel' else kind}"],
+        "source": [f"babel:{SCHEMA[kind] if SCHEMA[kind] in ('parallel', 'labelled') else kind}"],
         "sample": ROWS[kind],
         "languages": section.languages or (codes if kind == "labelled" else None),
         **SIZES.get(kind, {"n": ROWS[kind]}),
@@ -96,13 +96,21 @@ def _shadow_of_grid(section: dict) -> dict:
             "shares": [section["shares"][-1]], "judge": section["judge"] | judge,
             "models": {role: family | short for role, family in section["models"].items()}}
 
-# %% ../../nbs/10_profiles/07_shadow.ipynb #g004
+# %% ../../nbs/10_profiles/07_shadow.ipynb #g102
 def _shadow_of_methods(section: dict) -> dict:
     "The section `methods` as it is rehearsed"
     few = {"n_prompts": 2, "k": 2, "n_pairs": 20, "n_labelled": 20, "instructions": None}
     strengths = {name: [values[0], values[-1]][:len(values)] for name, values in section["strengths"].items()}
     tuning = {"max_steps": 1, "batch_size": 2, "gradient_accumulation": 1}
     return {**section, **few, "strengths": strengths, "tuning": _on_cpu(section["tuning"] | tuning)}
+
+# %% ../../nbs/10_profiles/07_shadow.ipynb #n016
+def _shadow_of_neurons(section: dict) -> dict:
+    "The section `neuronft2025` as it is rehearsed: the miniature's world answers, and its facts are asked"
+    tuning = _on_cpu(section["tuning"]) | {"max_steps": 2, "max_length": 64}
+    few = {"n_candidates": 20, "n_instructions": 8, "fluent": False, "shuffles": 2, "max_tokens": 32}
+    return {**section, **few, "responder": "babel", "responder_revision": None, "tuning": tuning, "tasks": ["facts"],
+            "subject": None, "decoding": section["decoding"] | {"max_new_tokens": 6, "min_new_tokens": 0}}
 
 # %% ../../nbs/10_profiles/07_shadow.ipynb #c016
 def rehearsal(
@@ -114,8 +122,9 @@ def rehearsal(
     p = profile.model_dump()
     data = {kind: shadow_data(kind, section, profile.languages) for kind, section in profile.data.items()}
     capability, metrics = p["capability"], {**p["metrics"], "n_resamples": min(100, p["metrics"]["n_resamples"])}
-    if capability:
+    if capability or profile.neuronft2025:
         data["choice"] = data.get("choice") or {"source": ["babel:choice"], "sample": ROWS["choice"]}
+    if capability:
         capability = {**capability, "tasks": ["facts"], "num_fewshot": 0}
     wrong = ("noisy:lexicon:babel", "biased:lexicon:babel")
     agreement = dict.fromkeys(shadow_scorer(s, wrong[i % 2]) for i, s in enumerate(p["agreement"]))
@@ -135,7 +144,7 @@ def rehearsal(
             "agreement": list(agreement),
             "capability": capability,
             "beniwal2025": p["beniwal2025"] and _shadow_of_grid(p["beniwal2025"]),
-            "neuronft2025": None,  # nothing of it is run yet
+            "neuronft2025": p["neuronft2025"] and _shadow_of_neurons(p["neuronft2025"]),
             "methods": p["methods"] and _shadow_of_methods(p["methods"]),
             "metrics": metrics,
         }

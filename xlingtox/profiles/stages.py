@@ -22,6 +22,7 @@ from xlingtox.profiles.costs import (
 )
 from .grid_stages import GRID_STAGES
 from .method_stages import METHOD_STAGES
+from .neuron_stages import NEURON_STAGES
 from .sections import source_paths
 from .variants import group_of, method_of, tuned
 from ..scorers.by_name import _split_spec
@@ -34,6 +35,8 @@ def _data_settings(p, role, kind) -> dict:
     codes = p.languages if kind in ("prompts", "multiway", "choice") else None
     if kind in ("cross", "shared") and p.beniwal2025:
         codes = p.beniwal2025.languages
+    if kind in ("detection", "hate") and p.neuronft2025:
+        codes = p.neuronft2025.languages
     return section | {"languages": section["languages"] or codes}
 
 # %% ../../nbs/10_profiles/05_stages.ipynb #c013
@@ -260,7 +263,8 @@ INSIDE_STAGES = (
 )
 
 # %% ../../nbs/10_profiles/05_stages.ipynb #h002
-STAGES = {stage.name: stage for stage in (*MODEL_STAGES, *TEXT_STAGES, *INSIDE_STAGES, *GRID_STAGES, *METHOD_STAGES)}
+STAGES = {stage.name: stage for stage in (
+    *MODEL_STAGES, *TEXT_STAGES, *INSIDE_STAGES, *GRID_STAGES, *NEURON_STAGES, *METHOD_STAGES)}
 
 # %% ../../nbs/10_profiles/05_stages.ipynb #c053
 def maker_of(

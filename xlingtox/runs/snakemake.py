@@ -15,6 +15,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from ..core import InputError, paper_dir
@@ -36,6 +37,23 @@ class _Events(logging.Handler):
             self.stream.write(json.dumps(line, default=str) + "\n")
             self.stream.flush()
 
+# %% ../../nbs/11_runs/06_snakemake.ipynb #t011
+def _one_timer():
+    "Have Snakemake's scheduler wait for one timer at a time"
+    try:
+        from snakemake.scheduling.job_scheduler import JobScheduler
+    except ImportError:  # another version, with another scheduler
+        return
+
+    def remind(self, delay):
+        if (timer := getattr(self, "_xlingtox_timer", None)) is None or not timer.is_alive():
+            self._xlingtox_timer = threading.Timer(delay, self._open_jobs.release)
+            self._xlingtox_timer.daemon = True
+            self._xlingtox_timer.start()
+
+    if hasattr(JobScheduler, "_schedule_reevalutation"):  # spelt so in Snakemake 9
+        JobScheduler._schedule_reevalutation = remind
+
 # %% ../../nbs/11_runs/06_snakemake.ipynb #a203
 def snakemake_main(arguments: list[str]):
     "Run Snakemake with events on standard output and everything else on standard error"
@@ -44,6 +62,7 @@ def snakemake_main(arguments: list[str]):
     stream = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     logging.getLogger("snakemake").addHandler(_Events(stream))
+    _one_timer()
     from snakemake.cli import main
 
     main(arguments)

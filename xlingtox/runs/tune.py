@@ -21,7 +21,7 @@ from .stage import stage
 from ..tuning.methods import METHODS
 
 # %% ../../nbs/11_runs/05_tune.ipynb #c005
-def _launch(file: Path, run: Path, role: str, variant: str):
+def _launch(file: Path, run: Path, role: str, variant: str, module: str = "xlingtox.runs.tune"):
     "Tune in several processes; the first error that a user can mend, or the last line"
     command = [
         sys.executable,
@@ -30,7 +30,7 @@ def _launch(file: Path, run: Path, role: str, variant: str):
         "--config_file",
         str(file),
         "-m",
-        "xlingtox.runs.tune",
+        module,
         str(run),
         role,
         variant,
@@ -56,9 +56,7 @@ def tune_variant(
         method = METHODS[job.settings["method"]]
         options = {k: v for k, v in job.settings.items() if k not in ("accelerate", "method")}
         launcher = job.settings["accelerate"]
-        if launcher and not {"WORLD_SIZE", "XLINGTOX_LAUNCHED"} & set(
-            os.environ
-        ):  # a single process may lack WORLD_SIZE
+        if launcher and not _launched():
             job.writes = False
             _launch(accelerate_file(launcher), Path(run), role, variant)
             return read_table(job.run / "models" / role / variant / "log.parquet")
@@ -66,6 +64,11 @@ def tune_variant(
         log = method.tune(model, tokenizer, job.read(method.data), job.run / "models" / role / variant, **options)
         job.writes = int(os.environ.get("RANK", 0)) == 0
     return log
+
+
+def _launched() -> bool:
+    "Whether this is a process that accelerate has started; a single one may lack WORLD_SIZE"
+    return bool({"WORLD_SIZE", "XLINGTOX_LAUNCHED"} & set(os.environ))
 
 
 def _place() -> dict:

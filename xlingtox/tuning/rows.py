@@ -159,19 +159,6 @@ def _write_all(model, neurons: pd.DataFrame, kept: dict):
         parts = ["weight"] if layer.bias is None else ["weight", "bias"]
         _write(layer, index, {kind: kept[f"{name}.{kind}"].to(layer.weight.device) for kind in parts})
 
-# %% ../../nbs/05_tuning/06_rows.ipynb #r037
-def _rows_digest(model, neurons: pd.DataFrame) -> str:
-    "Stands for what makes the chosen neurons, to the bit"
-    import hashlib
-
-    import torch
-
-    h = hashlib.sha256()
-    for name, rows in _read_all(model, neurons).items():
-        h.update(name.encode())
-        h.update(rows.view(torch.uint8).numpy())
-    return h.hexdigest()[:16]
-
 # %% ../../nbs/05_tuning/06_rows.ipynb #r040
 def _trained(model) -> dict:
     "The parameters that are trained, by name"

@@ -22,6 +22,7 @@ import pandas as pd
 from fastcore.basics import patch
 
 from ..core import InputError, atomic_path, digest, read_json, write_json, write_table
+from ..generation.engine import _weights_digest
 from xlingtox.tuning.adapter import (
     _prepare_adapter, _save_adapter, _scored_by_the_whole_model, _trains_the_head, _with_adapter,
 )
@@ -151,15 +152,13 @@ def _quiet(progress: bool):
     ignore(message=".*(ensure_weight_tying|fan_in_fan_out).*")  # peft: `models.load` separates tied weights itself
 
 # %% ../../nbs/05_tuning/02_trainer.ipynb #a082
-def _job(objective: _Objective, training: _Training, model, peft_config) -> str:
-    "Changes when anything changes that the tuned weights depend on"
-    from xlingtox.generation.engine import model_digest
-
+def _job(objective: _Objective, training: _Training, weights: str, peft_config) -> str:
+    "Changes when anything changes that the tuned weights depend on; `weights` is the digest of the untuned ones"
     lora = peft_config and [peft_config.r, peft_config.lora_alpha, peft_config.lora_dropout,
                             sorted(peft_config.target_modules)]
     examples = {name: rows.to_dict("list") for name, rows in objective.data.items()}
     settings = {**asdict(training), "progress": None}  # bars change no weights
-    return digest([objective.method, objective.arguments, examples, settings, lora, model_digest(model)])
+    return digest([objective.method, objective.arguments, examples, settings, lora, weights])
 
 # %% ../../nbs/05_tuning/02_trainer.ipynb #a085
 def _claim(work: Path, job: str):
@@ -264,7 +263,7 @@ def _train(objective: _Objective, training: _Training, model, tokenizer, folder:
     args = training.arguments(objective, work, cpu=model.device.type == "cpu")
     if peft_config is None:
         model.float()
-    job = _job(objective, training, model, peft_config)
+    job = _job(objective, training, _weights_digest(model), peft_config)
     with args.main_process_first(local=False):
         _claim(work, job)
     return _fit(_trainer(objective, training, model, tokenizer, args, work, peft_config), tokenizer, folder, work)
