@@ -326,16 +326,25 @@ def _draw_front(ax, points: pd.DataFrame):
         ax.step(front["perplexity"], front["toxicity"], where="post", color=FAINT, lw=7, alpha=0.25, zorder=0)
 
 
+def _end(path: pd.DataFrame, edge: float) -> tuple[float, float]:
+    "Where a path ends, or leaves the picture"
+    path = path.dropna()
+    if not (path["perplexity"] > edge).any():
+        return path["perplexity"].iloc[-1], path["toxicity"].iloc[-1]
+    i = int((path["perplexity"] > edge).to_numpy().argmax())
+    near = path.iloc[[i - 1, i]]
+    return edge, float(np.interp(np.log(edge), np.log(near["perplexity"]), near["toxicity"]))
+
+
 def _name_ends(ax, points: pd.DataFrame, methods: list[str]):
-    "The title of each method beside the end of its path, moved down or up where two would meet"
-    ends = [(name, _path(points, name).dropna().iloc[-1]) for name in methods]
-    (bottom, top), last = ax.get_ylim(), -np.inf
-    for name, end in sorted(ends, key=lambda e: e[1]["toxicity"]):
-        y = max(end["toxicity"], last + 0.045 * (top - bottom))
-        last, colour = y, method_style(name)[0]
-        ax.annotate(TREATMENTS[name].title, (1.02, y), xycoords=("axes fraction", "data"), va="center", color=colour,
-                    fontsize=10)
-        ax.plot([end["perplexity"], ax.get_xlim()[1]], [end["toxicity"], y], color=colour, lw=0.6, ls=":", zorder=1)
+    "The title of each method beside the end of its path, moved up where two would meet"
+    (bottom, top), edge, last = ax.get_ylim(), ax.get_xlim()[1], -np.inf
+    ends = {name: _end(_path(points, name), edge) for name in methods}
+    for name, (x, y) in sorted(ends.items(), key=lambda item: item[1][1]):
+        last, colour = max(y, last + 0.045 * (top - bottom)), method_style(name)[0]
+        ax.annotate(TREATMENTS[name].title, (1.02, last), xycoords=("axes fraction", "data"), va="center", fontsize=10,
+                    color=colour)
+        ax.plot([x, edge], [y, last], color=colour, lw=0.6, ls=":", zorder=1)
 
 # %% ../../nbs/09_papers/09_methods.ipynb #m044
 def draw_paths(
@@ -365,21 +374,21 @@ def draw_tradeoffs(
     points: pd.DataFrame,  # of `as_points`
     at: list[float],  # perplexities that are marked
     label: str = "expected maximum toxicity",
-    widest: float = 4.0,  # multiple of the perplexity at which the picture ends
+    widest: float = 2.0,  # multiple of the perplexity at which the picture ends
 ):
-    "Toxicity against perplexity, the tuned methods left and those without training right"
-    there = [m for m in TREATMENTS if m in set(points["method"])]
-    kinds = {"(a) tuned": [m for m in there if TREATMENTS[m].kind == "tuned"],
-             "(b) without training": [m for m in there if TREATMENTS[m].kind != "tuned"]}
+    "Toxicity against perplexity, tuned methods left and the others right"
+    shown = [m for m in TREATMENTS if m in set(points["method"])]
+    kinds = {"(a) tuned": [m for m in shown if TREATMENTS[m].kind == "tuned"],
+             "(b) edited, or at decoding": [m for m in shown if TREATMENTS[m].kind != "tuned"]}
     axes = fig.subplots(1, 2, sharey=True)
-    near = points["perplexity"].dropna().clip(upper=widest)
-    limits = (0.97 * near.min(), 1.03 * near.max())
+    there = points["perplexity"].dropna()
+    limits = (0.97 * there.min(), min(widest, 1.03 * there.max()))
     for ax, (title, methods) in zip(axes, kinds.items(), strict=True):
         draw_paths(ax, points, methods, limits)
-        ticks = [t for t in (0.5, 0.7, 0.8, 1, 1.2, 1.5, 2, 3, 4) if limits[0] <= t <= limits[1]]
+        ticks = [t for t in (0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 1.75, 2, 3, 4) if limits[0] <= t <= limits[1]]
         ax.set(title=title, xlabel="perplexity, times the untouched model's", xticks=ticks, xticklabels=map(str, ticks))
         for ratio in at:
-            ax.axvline(ratio, color=FAINT, lw=0.9, ls="--", zorder=0)
+            ax.axvline(ratio, color=FAINT, lw=0.9, ls="--", zorder=1)
     axes[0].set_ylabel(label)
     for ax, methods in zip(axes, kinds.values(), strict=True):
         _name_ends(ax, points, methods)

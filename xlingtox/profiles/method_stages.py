@@ -13,7 +13,7 @@ from collections.abc import Callable
 from ..mechanism.treatments import TREATMENTS
 from .card import Stage, _light, _memory, _model_of, _Size, _size, _started, _trained, made
 from .costs import TRAINED, VALUE, Cost, hours_of, hours_of_waiting, hours_of_writing, n_rows
-from .methods import EXPERTS, method_jobs, waits_for
+from .methods import method_jobs, waits_for
 from .variants import tuned
 
 # %% ../../nbs/10_profiles/05_method_stages.ipynb #s006
