@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..claims import verdict
 from ..figures import FAINT
-from .methods import LABELS, METHOD_STYLE, NEURONS, PAPER, ROLES, printed
+from .methods import LABELS, METHOD_STYLE, NEURONS, ROLES, printed
 from .paired import judge_contrasts, level_table
 from .toxicity import draw_levels
 

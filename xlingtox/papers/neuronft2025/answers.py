@@ -66,7 +66,8 @@ def off_table(
             continue
         mean = level_table(of, "off").set_index(["lang", "method"]).loc["mean"]
         empty = of.groupby(["method", "lang"])["empty"].mean().groupby("method").mean()
-        rows += [(m, scope, r["value"], r["low"], r["high"], empty[m], r["value"] - empty[m]) for m, r in mean.iterrows()]
+        rows += [(m, scope, r["value"], r["low"], r["high"], empty[m], r["value"] - empty[m])
+                 for m, r in mean.iterrows()]
     found = pd.DataFrame(rows, columns=["method", "scope", "share", "low", "high", "empty", "other"])
     return found.set_index(["method", "scope"]).mul(100).reset_index()
 
