@@ -39,7 +39,7 @@ neuronft2025:
   min_count: {min_count}
 metrics: {{n_resamples: 20}}
 """
-RUN = ("reproduce", "--profile", "tiny.yaml", "--only", "neuronft2025/table3", "neuronft2025/table2")
+RUN = ("reproduce", "--profile", "tiny.yaml", "--only", "neuronft2025/table3", "--only", "neuronft2025/table2")
 METHODS = ["base", "full", "per-language", "multilingual", "random", "top-10"]
 
 
