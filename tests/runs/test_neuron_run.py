@@ -110,7 +110,7 @@ def test_a_way_of_counting_tunes_nothing_again(desk):
 
 @pytest.mark.parametrize("change, message", [
     ({"modules": ["mlp.up"]}, "no linear layer is called 'mlp.up'; there are transformer.h"),
-    ({"n_instructions": 35}, "35 pairs of each language are wanted. en: "),
+    ({"n_instructions": 40}, "40 pairs of each language are wanted. en: "),
     ({"auroc": 0.999}, "neurons: the set is empty, so there is nothing to tune"),
 ])
 def test_bad_input_is_one_line(desk, tmp_path, change, message):
