@@ -90,6 +90,7 @@ def test_missing_scores_are_missing_and_facts_are_resampled_apart(toy):
     assert row["value"] == pytest.approx(2 / 3) and row["low"] < row["value"] < row["high"]
 
 
+@pytest.mark.slow
 def test_an_effect_that_is_not_there_is_rarely_found():
     "Of 60 worlds in which ablation changes nothing, few have a p below 0.05"
     ps = []
