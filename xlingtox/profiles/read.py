@@ -187,7 +187,7 @@ def load_profile(
     merged = {}
     for _, raw in reversed(files):
         if isinstance(raw.get("models"), dict):
-            merged = _of_models(merged, raw["models"])
+            merged = _of_models(merged, [role for role, model in raw["models"].items() if model is not None])
         merged = _of_languages(merged, raw.get("languages"))
         merged = merge(merged, raw)
     try:
