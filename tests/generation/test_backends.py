@@ -190,7 +190,8 @@ def run(tmp_path, base):
         settings = {"learning_rate": 1e-3, "max_steps": 4, "batch_size": 4, "warmup_steps": 0, "eval_steps": 2, **dpo_settings}
         mini = profiles.load_profile("mini").model_dump(mode="json")
         settings |= {"tuning": "lora", "lora": {"r": 4, "dropout": 0.0}}
-        mine = mini | {"models": {"bloom-7b1": {"model": base}}, "beniwal2025": None, "neuronft2025": None, "methods": None, "dpo": settings, "accelerate": accelerate}
+        alone = {"models": {"bloom-7b1": {"model": base}}, "beniwal2025": None, "neuronft2025": None, "methods": None}
+        mine = mini | alone | {"dpo": settings, "accelerate": accelerate}
         write_json(profiles.Profile(**mine).model_dump(mode="json"), folder / "profile.json")
         write_table(babel.preference(60), folder / "data/preference.parquet")
         (folder / "models/bloom-7b1").mkdir(parents=True)
