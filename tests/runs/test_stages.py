@@ -29,6 +29,7 @@ scorer: ngram:train
 metrics: {n_resamples: 50}
 sites: {n_potential: 10}
 intervention: {offsets: [-1, 1], n_controls: 1, n_prompts: 2}
+methods: null
 """
 
 REAL = """
