@@ -20,11 +20,9 @@ def lines(key):
 
 
 def packages(name, home):
-    "Every folder from `home` down, as a dotted package name; a folder that only holds data is one too"
-    for folder in [HERE / home, *sorted(p for p in (HERE / home).rglob("*") if p.is_dir())]:
-        parts = folder.relative_to(HERE / home).parts
-        if not any(part.startswith((".", "__")) for part in parts):
-            yield ".".join([name, *parts])
+    "`home` and every folder below it that holds code, as dotted package names; the others hold data of theirs"
+    for folder in [HERE / home, *sorted(init.parent for init in (HERE / home).glob("*/**/__init__.py"))]:
+        yield ".".join([name, *folder.relative_to(HERE / home).parts])
 
 
 readme = HERE / "README.md"
@@ -43,7 +41,8 @@ setup(
     python_requires=">=" + cfg["min_python"],
     packages=[package for name, home in homes.items() for package in packages(name, home)],
     package_dir=homes,
-    package_data={"": ["*"]},
+    include_package_data=False,
+    package_data={lib: ["assets/**/*"], f"{lib}.paper": ["**/*"]},
     install_requires=lines("requirements"),
     extras_require={extra: lines(f"{extra}_requirements") for extra in ("dev", "capability", "slurm", "umap", "vllm")},
     entry_points={"console_scripts": lines("console_scripts"), "nbdev": [f"{lib}={lib}._modidx:d"]},
