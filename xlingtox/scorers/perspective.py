@@ -17,6 +17,7 @@ from fastcore.basics import patch
 
 from ..core import InputError
 from ..languages import LANGUAGES, check_languages
+from .catalogue import check_learnt
 from .service import Answer, Asking, Fault, Quota, Service, error_message
 
 # %% ../../nbs/06_scorers/05_perspective.ipynb #c010
@@ -162,7 +163,7 @@ def stream(  # noqa: F811
     lang: str,
 ) -> Iterator[list[Answer]]:
     "Answers as they come in"
-    check_languages([lang], self.languages, f"scorer {self.name}")
+    check_learnt([lang], self.languages, f"scorer {self.name}")
     self.ready()
     judged_as = self.as_language.get(lang, lang)
     return self._service.stream(texts, lambda text: _request(text, judged_as, self.attributes), self._read)
@@ -185,4 +186,4 @@ def from_spec(
 @patch(cls_method=True)
 def check_spec_of(cls: PerspectiveScorer, where: str, languages: list[str]):
     "Raise `InputError` for a bad address or a language that is neither known nor judged as another"
-    check_languages(languages, cls.from_spec(where).languages, f"languages: scorer {cls.kind}:{where}")
+    check_learnt(languages, cls.from_spec(where).languages, f"languages: scorer {cls.kind}:{where}")
