@@ -44,9 +44,10 @@ def _base_settings(p, role, variant) -> dict:
     "Where the weights come from, and how a miniature is made"
     model = _spec(p, role).model_dump(mode="json")
     kind, _, recipe = model["model"].partition(":")
-    return {key: model[key] for key in ("model", "revision", "dtype")} | (
-        {"recipe": RECIPES[recipe]} if kind == "mini" else {}
-    )
+    made = {"recipe": RECIPES[recipe]} if kind == "mini" else {}
+    if model["model"].endswith(".gguf"):
+        made = {"file": file_digest(model["model"])}
+    return {key: model[key] for key in ("model", "revision", "dtype")} | made
 
 
 def _base_cost(p, role, variant) -> Cost:
