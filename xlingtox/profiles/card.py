@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from .costs import BYTES, VALUE, Cost, counted_billions, n_rows
 from .variants import group_of, tuned
+from ..scorers.by_name import is_measured
 
 # %% ../../nbs/10_profiles/05_card.ipynb #c005
 PATTERN = {"run": "", "kind": "{kind}", "role": "{role}", "variant": "{role}/{variant}", "table": "{table}",
@@ -62,8 +63,8 @@ def _model_of(role: str, variant: str) -> str:
 
 
 def _trained(specs: list[str]) -> list[str]:
-    "The manifest of the scorer that the run trains, where one is used"
-    return ["models/scorer.manifest.json"] * ("ngram:train" in specs)
+    "The manifest of the scorers that the run trains or measures, where one is used"
+    return ["models/scorer.manifest.json"] * any(map(is_measured, specs))
 
 # %% ../../nbs/10_profiles/05_card.ipynb #c014
 GRID_JUDGE = "grid-judge"

@@ -25,7 +25,7 @@ from .method_stages import METHOD_STAGES
 from .neuron_stages import NEURON_STAGES
 from .sections import source_paths
 from .variants import group_of, method_of, tuned
-from ..scorers.by_name import _split_spec
+from ..scorers.by_name import _split_spec, is_measured
 from ..tuning.methods import METHODS
 
 # %% ../../nbs/10_profiles/05_stages.ipynb #c011
@@ -55,6 +55,38 @@ def _base_cost(p, role, variant) -> Cost:
     model = _spec(p, role)
     size = counted_billions(model.model, model.dtype)
     return Cost(disk_gb=size * BYTES[model.dtype], memory_gb=3 + 2 * size * BYTES[model.dtype])
+
+# %% ../../nbs/10_profiles/05_stages.ipynb #d901a086
+def _measured(p) -> list[str]:
+    "The specs of the scorers that the run trains or measures"
+    return [spec for spec in dict.fromkeys([p.scorer, *p.agreement]) if is_measured(spec)]
+
+
+def _listens(p) -> bool:
+    "Whether a model of the run is the encoder of a scorer"
+    return "features:train" in [p.scorer, *p.agreement] and p.features.model is None
+
+
+def _scorer_inputs(p, role, variant) -> list[str]:
+    "Labelled texts, parallel sentences, and the model that listens"
+    listener = [_model_of(next(iter(p.models)), "base")] * _listens(p)
+    return ["data/labelled.parquet", "data/multiway.parquet", *listener]
+
+
+def _scorer_settings(p, role, variant) -> dict:
+    "Which scorers are measured, for which languages, and the encoder"
+    langs = sorted({*p.languages, *(p.beniwal2025.languages if p.beniwal2025 else [])})
+    encoder = p.features.model_dump() if "features:train" in [p.scorer, *p.agreement] else None
+    return {"scorers": _measured(p), "languages": langs, "features": encoder}
+
+
+def _scorer_cost(p, role, variant) -> Cost:
+    "An encoder that reads every labelled text, once"
+    if not _listens(p):
+        return _light(p, role, variant)
+    s = _size(p, next(iter(p.models)), "base")
+    tokens = n_rows(p, "labelled") * VALUE["tokens_comment"]
+    return _started(s.billions, hours_of(2 * s.billions * 1e9 * tokens, "share_read", s.peak), 0.01, *_memory(s))
 
 # %% ../../nbs/10_profiles/05_stages.ipynb #c016
 def tuned_group(p, role: str, group: str) -> list[str]:
@@ -169,8 +201,8 @@ def _lacks_agreement(p) -> str:
 MODEL_STAGES = (
     # data, probe and sites begin early: the longest notebook, interventions, waits for them
     Stage("data", "kind", lambda p, r, v: [], made("data/{kind}.parquet"), _data_settings, _light, priority=1),
-    Stage("scorer", "run", lambda p, r, v: ["data/labelled.parquet"], ("models/scorer.manifest.json",),
-          lambda p, r, v: {"scorer": p.scorer}, _light),
+    Stage("scorer", "run", _scorer_inputs, ("models/scorer.manifest.json", *made("scorer_card/all.parquet")),
+          _scorer_settings, _scorer_cost),
     # it takes two cores: once single ones have begun, two are rarely free
     Stage("base", "role", lambda p, r, v: ["data/corpus.parquet"] * ("corpus" in p.data),
           ("models/{role}/base.manifest.json",), _base_settings, _base_cost, priority=2),
