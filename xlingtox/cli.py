@@ -18,14 +18,16 @@ from typing import Annotated
 
 import typer
 
-from .runs.commands import (DataOption, JsonOption, LangOption, ModelOption, ProfileOption, RunOption, SkipOption,
-                                    StoreOption, _check_out, _show, _TableOption, _write)
+from .runs.commands import (DataOption, JsonOption, LangOption, ModelOption, ProfileOption, RunOption,
+                                    SkipOption, StoreOption, _check_out, _show, _TableOption, _write)
 from .runs.data_commands import data_app, miniatures_app
+from .runs.score_commands import scoring
 
 # %% ../nbs/11_runs/11_cli.ipynb #c005
 app = typer.Typer(name="xlingtox", pretty_exceptions_enable=False, rich_markup_mode=None,
                   context_settings={"help_option_names": ["-h", "--help"]},
                   help="Make multilingual language models less toxic, and reproduce three papers about it.")
+app.add_typer(scoring)
 app.add_typer(data_app, name="data")
 app.add_typer(miniatures_app, name="miniatures")
 

@@ -30,12 +30,12 @@ _TableOption = Annotated[Path, typer.Option(help="Table to write.")]
 SUFFIXES = (".parquet", ".csv", ".jsonl")
 
 
-def _check_out(out: Path, read: Path | str):
-    "A table must have a known suffix and a folder to go to, and must not replace what it is made from"
+def _check_out(out: Path, read: Path | str, suffixes: tuple[str, ...] = SUFFIXES):
+    "A file must have a known suffix and a folder to go to, and must not replace what it is made from"
     from xlingtox.core import InputError
 
-    if out.suffix not in SUFFIXES:
-        raise InputError(f"--out {out}: unknown kind of file; use {', '.join(SUFFIXES)}")
+    if out.suffix not in suffixes:
+        raise InputError(f"--out {out}: unknown kind of file; use {', '.join(suffixes)}")
     if not out.resolve().parent.is_dir():
         raise InputError(f"--out {out}: no such folder")
     if out.is_dir() or out.resolve() == Path(read).resolve():
