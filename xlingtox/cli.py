@@ -20,6 +20,8 @@ from typing import Annotated
 
 import typer
 
+from .runs.scorer_commands import scorers_app
+
 # %% ../nbs/11_runs/11_cli.ipynb #c005
 app = typer.Typer(name="xlingtox", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
                   context_settings={"help_option_names": ["-h", "--help"]},
@@ -33,8 +35,7 @@ LangOption = Annotated[list[str] | None, typer.Option(help="Keep this language; 
 SkipOption = Annotated[bool, typer.Option("--skip-long", help="Leave out the texts that exceed the model's context, "
                                                               "and say how many.")]
 RunOption = Annotated[Path | None, typer.Option(help="Folder of a run, such as runs/mini.")]
-StoreOption = Annotated[Path | None, typer.Option(help="A score store (SQLite); the one of `xlingtox score` by "
-                                                       "default.")]
+StoreOption = Annotated[Path | None, typer.Option(help="A score store (SQLite); by default that of `xlingtox score`.")]
 _TableOption = Annotated[Path, typer.Option(help="Table to write.")]
 
 # %% ../nbs/11_runs/11_cli.ipynb #a007
@@ -138,8 +139,7 @@ def generate(
 @app.command()
 def score(
     in_: Annotated[Path, typer.Option("--in", help="Generations: model, lang, prompt_id, sample and text.")],
-    scorer: Annotated[str, typer.Option(help="KIND:WHERE, such as lexicon:babel or archive:FOLDER; an unknown KIND "
-                                             "is answered with all that there are.")],
+    scorer: Annotated[str, typer.Option(help="KIND:WHERE, such as lexicon:babel; `xlingtox scorers list` has more.")],
     out: _TableOption,
 ):
     "Score the toxicity of generations; nothing is scored twice."
@@ -342,6 +342,7 @@ def miniatures_check(
 # %% ../nbs/11_runs/11_cli.ipynb #c011
 archives = typer.Typer(help="Archive scores, and use archived ones.", rich_markup_mode=None)
 app.add_typer(archives, name="scores")
+app.add_typer(scorers_app, name="scorers")
 
 # %% ../nbs/11_runs/11_cli.ipynb #a070
 def _store_path(run: Path | None, store: Path | None, there: bool) -> Path:
@@ -374,8 +375,7 @@ def export_(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     run: RunOption = None,
     store: StoreOption = None,
-    in_: Annotated[Path | None, typer.Option("--in", help="Generations: only the scores of these texts. With --run, "
-                                                          "the run's.")] = None,
+    in_: Annotated[Path | None, typer.Option("--in", help="Generations: only the scores of their texts.")] = None,
     texts: Annotated[bool, typer.Option("--texts", help="Write the texts, not only their hashes.")] = False,
     scorer: Annotated[str | None, typer.Option(help="Only the scores of the scorer of this name.")] = None,
 ):

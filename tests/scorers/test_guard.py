@@ -30,13 +30,13 @@ def save_tokenizer(folder, template=TEMPLATE, length=48, side="left", bos=False)
                             chat_template=template, model_max_length=length).save_pretrained(folder)
 
 
-def make(folder, kind="llama", rated=True, positions=48, **tokens):
+def make(folder, kind="llama", rated=True, positions=48, spread=0.5, **tokens):
     "A random causal model; `rated`: biased to the labels, so that its answers are ratings"
     import transformers
 
     save_tokenizer(folder, **tokens)
     torch.manual_seed(0)
-    common = {"vocab_size": len(WORDS), "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.5}
+    common = {"vocab_size": len(WORDS), "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": spread}
     if kind == "gpt2":
         model = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=positions, **common))
     else:
@@ -138,9 +138,9 @@ def test_weights_that_are_not_numbers(tmp_path):
 
 
 def test_a_taught_guard_answers(tmp_path):
-    model = make(tmp_path / "m", rated=False)
+    model = make(tmp_path / "m", rated=False, spread=0.05)
     rng, bad, optimiser = np.random.default_rng(0), {"liar", "thief"}, torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(120):
+    for _ in range(150):
         texts = [" ".join(rng.choice("the a liar thief friend house sees".split(), 3)) for _ in range(32)]
         rows = [["<s>", *f"system judge <end> user text {t} <end> guard rude:".split(), "yes" if bad & set(t.split()) else "no"] for t in texts]
         ids = torch.tensor([[ID[w] for w in row] for row in rows])
@@ -211,7 +211,8 @@ def test_the_families_of_the_catalogue(tmp_path):
             check_spec(f"{spec}@{commit}", ["am"])
         with pytest.raises(InputError, match=f"name the commit to take, {spec}@COMMIT"):
             load_scorer(spec)
-    (tmp_path / "README.md").write_text('# Card\nSYSTEM_PROMPT = """Is {it} harm?"""\nUSER_PROMPT = """Human user:\n{prompt}\n\nAI assistant:\n{response}\n"""\n')
+    prompts = 'SYSTEM_PROMPT = """Is {it} harm?"""\nUSER_PROMPT = """Human user:\n{prompt}\n\nAI assistant:\n{response}\n"""\n'
+    (tmp_path / "README.md").write_text(f"# Card\n{prompts}")
     card = guard_card(str(tmp_path), more="ToxicityPrompts/PolyGuard-Qwen-Smol")
     assert card.messages == [{"role": "system", "content": "Is {it} harm?"}, {"role": "user", "content": "Human user:\n{text}\n\nAI assistant:\n\n"}]
     assert guard_card(str(tmp_path), more="Qwen/Qwen3Guard-Gen-4B").messages == [{"role": "user", "content": "{text}"}]

@@ -258,7 +258,7 @@ def _judge(self: GuardScorer, ids: list[list[int]]) -> np.ndarray:
         raise InputError(f"scorer {self.name}: its logits are not numbers; its weights are damaged, or overflow")
     return _read_labels(logits, labels, [label in self._card.toxic for label in self._card.labels])
 
-# %% ../../nbs/06_scorers/06_guard.ipynb #17eecbe3
+# %% ../../nbs/06_scorers/06_guard.ipynb #1b6a5499
 @patch
 def assess(self: GuardScorer, texts: list[str], lang: str) -> tuple[np.ndarray, list[str | None]]:
     "Probability that each text gets a toxic label, and why there never will be one"
@@ -273,7 +273,8 @@ def assess(self: GuardScorer, texts: list[str], lang: str) -> tuple[np.ndarray, 
     places = sorted(ids, key=lambda i: len(ids[i]))
     for batch in (places[i:i + self._batch_size] for i in range(0, len(places), self._batch_size)):
         toxicity[batch] = self._judge([ids[i] for i in batch])
-    self.missing["an answer that is no rating"] += sum(np.isnan(toxicity[i]) for i in ids)
+    if unrated := sum(np.isnan(toxicity[i]) for i in ids):
+        self.missing["an answer that is no rating"] += int(unrated)
     return toxicity, reasons
 
 
