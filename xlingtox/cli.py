@@ -22,6 +22,7 @@ from .runs.commands import (DataOption, JsonOption, LangOption, ModelOption, Pro
                                     SkipOption, StoreOption, _check_out, _show, _TableOption, _write)
 from .runs.data_commands import data_app, miniatures_app
 from .runs.score_commands import scoring
+from .runs.scorer_commands import scorers_app
 
 # %% ../nbs/11_runs/11_cli.ipynb #c005
 app = typer.Typer(name="xlingtox", pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -106,8 +107,7 @@ def generate(
 @app.command()
 def score(
     in_: Annotated[Path, typer.Option("--in", help="Generations: model, lang, prompt_id, sample and text.")],
-    scorer: Annotated[str, typer.Option(help="KIND:WHERE, such as lexicon:babel or archive:FOLDER; an unknown KIND "
-                                             "is answered with all that there are.")],
+    scorer: Annotated[str, typer.Option(help="KIND:WHERE, such as lexicon:babel; `xlingtox scorers list` has more.")],
     out: _TableOption,
 ):
     "Score the toxicity of generations; nothing is scored twice."
@@ -211,6 +211,7 @@ def retrieval(
 # %% ../nbs/11_runs/11_cli.ipynb #c011
 archives = typer.Typer(help="Archive scores, and use archived ones.", rich_markup_mode=None)
 app.add_typer(archives, name="scores")
+app.add_typer(scorers_app, name="scorers")
 
 # %% ../nbs/11_runs/11_cli.ipynb #a070
 def _store_path(run: Path | None, store: Path | None, there: bool) -> Path:
@@ -243,8 +244,7 @@ def export_(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     run: RunOption = None,
     store: StoreOption = None,
-    in_: Annotated[Path | None, typer.Option("--in", help="Generations: only the scores of these texts. With --run, "
-                                                          "the run's.")] = None,
+    in_: Annotated[Path | None, typer.Option("--in", help="Generations: only the scores of their texts.")] = None,
     texts: Annotated[bool, typer.Option("--texts", help="Write the texts, not only their hashes.")] = False,
     scorer: Annotated[str | None, typer.Option(help="Only the scores of the scorer of this name.")] = None,
 ):

@@ -25,7 +25,7 @@ from .method_stages import METHOD_STAGES
 from .neuron_stages import NEURON_STAGES
 from .sections import source_paths
 from .variants import group_of, method_of, tuned
-from ..scorers.by_name import _split_spec, is_measured
+from ..scorers.by_name import billions_of, is_measured
 from ..tuning.methods import METHODS
 
 # %% ../../nbs/10_profiles/05_stages.ipynb #c011
@@ -154,7 +154,7 @@ def _interventions_cost(p, role, variant) -> Cost:
 # %% ../../nbs/10_profiles/05_stages.ipynb #c030
 def _score_cost(specs, p) -> Cost:
     "Texts that models read, or services answer"
-    texts, sizes = _texts(p), [getattr(_split_spec(s)[0], "billions", 0) for s in specs]
+    texts, sizes = _texts(p), [billions_of(s) for s in specs]
     hours = sum((hours_of(2 * n * 1e9 * texts * 2 * VALUE["tokens_prompt"], "share_read") for n in sizes), start=0.0)
     return Cost(hours, texts * VALUE["row"] / 1e9, 8.0, 8.0 * (sum(sizes) > 0), hours_of_waiting(specs, texts))
 

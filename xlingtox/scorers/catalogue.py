@@ -22,7 +22,7 @@ def known_scorers() -> pd.DataFrame:
     table = pd.read_csv(assets() / "scorers.csv", index_col="spec", keep_default_na=False)
     return table.assign(billions=pd.to_numeric(table["billions"]))
 
-# %% ../../nbs/06_scorers/00_catalogue.ipynb #a8cbfb62
+# %% ../../nbs/06_scorers/00_catalogue.ipynb #afedfab8
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -33,12 +33,12 @@ def pinned(
 ) -> str:
     "The commit of a hub model that a spec means"
     if revision and not _COMMIT.fullmatch(revision):
-        raise InputError(f"scorer {kind}:{model}@{revision}: give a commit, 40 hexadecimal digits; a branch or a tag can "
-                         "move, and its scores with it")
+        raise InputError(f"scorer {kind}:{model}@{revision}: give a commit, 40 hexadecimal digits; a branch or a tag "
+                         "can move, and its scores with it")
     table = known_scorers()
     if not (found := revision or table["revision"].get(f"{kind}:{model}")):
-        raise InputError(f"scorer {kind}:{model}: name the commit to take, {kind}:{model}@COMMIT (40 hexadecimal digits, "
-                         f"as https://huggingface.co/{model}/commits shows them): its main branch can change")
+        raise InputError(f"scorer {kind}:{model}: name the commit to take, {kind}:{model}@COMMIT (40 hexadecimal "
+                         f"digits, as https://huggingface.co/{model}/commits shows them): its main branch can change")
     return found
 
 # %% ../../nbs/06_scorers/00_catalogue.ipynb #35fa626f
@@ -63,7 +63,7 @@ def covering(
     table = known_scorers()
     return table.index[[lang in langs.split() for langs in table["languages"]]].tolist()
 
-# %% ../../nbs/06_scorers/00_catalogue.ipynb #54c3245d
+# %% ../../nbs/06_scorers/00_catalogue.ipynb #c9be019f
 def _one_of_each(specs: list[str]) -> list[str]:
     "The first spec of each kind and maker"
     return list({spec.split("/")[0]: spec for spec in reversed(specs)}.values())[::-1]
@@ -78,6 +78,7 @@ def check_learnt(
     try:
         check_languages(codes, supported, what)
     except InputError as e:
-        others = {lang: _one_of_each([s for s in covering(lang) if s not in what]) for lang in codes if lang not in supported}
+        unknown = [lang for lang in codes if lang not in supported]
+        others = {lang: _one_of_each([s for s in covering(lang) if s not in what]) for lang in unknown}
         hint = "; ".join(f"{lang}: {', '.join(specs)}" for lang, specs in others.items() if specs)
         raise InputError(f"{e}{f'. Who has learnt it: {hint}' if hint else ''}") from None

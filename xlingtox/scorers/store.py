@@ -224,7 +224,8 @@ def _recall(self: ScoreStore, scorer: Scorer):
     found = self._db.execute(query, (scorer.name, scorer.version)).fetchall()
     prefix = _answered_by(scorer.version, " ")[:-1]
     for order in ("ASC", "DESC") if not found else ():
-        query = f"SELECT version FROM scores WHERE scorer = ? AND version BETWEEN ? AND ? ORDER BY version {order} LIMIT 1"
+        query = f"""SELECT version FROM scores WHERE scorer = ? AND version BETWEEN ? AND ?
+                    ORDER BY version {order} LIMIT 1"""
         found += self._db.execute(query, (scorer.name, prefix, f"{prefix}\U0010ffff")).fetchall()
     if len(names := {name.removeprefix(prefix) for name, in found}) == 1:
         scorer.answered = names.pop()
@@ -238,8 +239,8 @@ def _note_change(self: ScoreStore, scorer: Scorer, before: str | None, stale: in
                          (scorer.name, scorer.version, scorer.answered or ""))
     if before is not None or stale:
         print(f"scorer {scorer.name}: the service answers as {scorer.answered or 'an unnamed model'} now, "
-              f"{f'and as {before} before' if before else 'and did not say as what before'}; their scores are kept apart, "
-              f"and {stale} texts of this table are asked for again", file=sys.stderr)
+              f"{f'and as {before} before' if before else 'and did not say as what before'}; their scores are kept "
+              f"apart, and {stale} texts of this table are asked for again", file=sys.stderr)
 
 # %% ../../nbs/06_scorers/03_store.ipynb #46749541
 @patch
