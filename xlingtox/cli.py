@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from .runs.sharing import sharing
 
 # %% ../nbs/11_runs/11_cli.ipynb #c005
 app = typer.Typer(name="xlingtox", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -51,7 +52,6 @@ def reproduce(
 ):
     "Run what is missing of a profile's exhibits, and write the report."
     from xlingtox.runs.workflow import reproduce
-
     raise typer.Exit(reproduce(profile, only or [], jobs, data, dry_run, shadow=shadow, executor=executor))
 
 # %% ../nbs/11_runs/11_cli.ipynb #a011
@@ -59,7 +59,6 @@ def reproduce(
 def status():
     "Say how far the runs in the folder `runs` are."
     from xlingtox.runs.workflow import status
-
     print("\n".join(status()))
 
 # %% ../nbs/11_runs/11_cli.ipynb #a014
@@ -342,6 +341,7 @@ def miniatures_check(
 # %% ../nbs/11_runs/11_cli.ipynb #c011
 archives = typer.Typer(help="Archive scores, and use archived ones.", rich_markup_mode=None)
 app.add_typer(archives, name="scores")
+app.add_typer(sharing)  # export and push
 
 # %% ../nbs/11_runs/11_cli.ipynb #a070
 def _store_path(run: Path | None, store: Path | None, there: bool) -> Path:

@@ -70,7 +70,7 @@ def _settings_table(told: dict) -> str:
     lines = [f"| {name.replace('_', ' ')} | {value} |" for name, value in rows.items() if name not in left_out]
     return "\n".join(["| setting | value |", "|---|---|", *lines])
 
-# %% ../../nbs/05_tuning/01_card.ipynb #b2c814ae
+# %% ../../nbs/05_tuning/01_card.ipynb #eb09ca69
 _USE = """```python
 from xlingtox import models
 
@@ -79,8 +79,8 @@ model, tokenizer = models.load("FOLDER OR HUB ID OF THE ADAPTER")  # the base wi
 _FOR = "Research on toxicity in text of language models."
 _NOT = "Not a filter, and no promise: the tuned model still writes toxic text, and more so where it was not tuned."
 _RISKS = ("Languages that are far from those that were learnt gain less. Lower toxicity comes with less diverse text, "
-          "often with higher perplexity, and is judged by a scorer that errs in its own way in each language: measure "
-          "it on your own prompts (`xlingtox generate`, `score`, `metrics`) before you rely on it.")
+          "often with higher perplexity, and is judged by a scorer that errs in its own way in each language.")
+_ADVICE = "Measure it on prompts of your own (`xlingtox generate`, `score`, `metrics`) before you rely on it."
 
 
 def adapter_card(
@@ -94,13 +94,15 @@ def adapter_card(
     base = told["base"] if _on_hub(told["base"]) else Path(told["base"]).name  # not where it lies on this machine
     lora = ", ".join(f"{key} {value}" for key, value in told["lora"].items() if key != "targets")
     languages = told.get("languages") or None
-    data = ModelCardData(language=languages, tags=["detoxification", "xlingtox", told["method"].lower()])
+    data = ModelCardData(language=languages)
     return str(ModelCard.from_template(
         data, model_id=name, model_type=f"LoRA adapter ({lora})", language=", ".join(languages or []) or None,
         model_summary=f"An adapter that {told['method']} tuned on {base} to write less toxic text, "
                       f"made by xlingtox {__version__}.",
         base_model=base, repo="https://github.com/xlingtox/xlingtox", direct_use=_FOR, out_of_scope_use=_NOT,
-        bias_risks_limitations=_RISKS, get_started_code=_USE, training_data=_said_of_data(told),
+        bias_risks_limitations=_RISKS, bias_recommendations=_ADVICE,
+        model_card_contact="https://github.com/xlingtox/xlingtox/issues", get_started_code=_USE,
+        training_data=_said_of_data(told),
         training_regime=f"{told['settings'].get('precision', 'float32')}\n\n{_settings_table(told)}",
         speeds_sizes_times=_said_of_log(log), software=f"xlingtox {__version__}"))
 
@@ -109,7 +111,7 @@ def _on_hub(base: str) -> bool:
     "Whether a base is named as the hub names models"
     return bool(re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", base))
 
-# %% ../../nbs/05_tuning/01_card.ipynb #2bdbd972
+# %% ../../nbs/05_tuning/01_card.ipynb #49ce8e10
 def mend_card(
     file: Path,  # the card that peft has completed
     base: str,  # as the adapter's settings name it
@@ -119,6 +121,7 @@ def mend_card(
 
     card = ModelCard.load(file)
     card.data.base_model = base if _on_hub(base) else None
-    card.data.tags = [tag for tag in card.data.tags or [] if not tag.startswith("base_model:") or _on_hub(base)]
+    tags = [tag for tag in card.data.tags or [] if not tag.startswith("base_model:") or _on_hub(base)]
+    card.data.tags = sorted({*tags, "detoxification", "xlingtox"})
     text = without_open_fields(card.text)
     file.write_text(f"---\n{card.data.to_yaml()}\n---\n\n{text}", encoding="utf-8")
