@@ -23,6 +23,7 @@ from .runs.commands import (DataOption, JsonOption, LangOption, ModelOption, Pro
 from .runs.data_commands import data_app, miniatures_app
 from .runs.score_commands import scoring
 from .runs.scorer_commands import scorers_app
+from .runs.sharing import sharing
 
 # %% ../nbs/11_runs/11_cli.ipynb #c005
 app = typer.Typer(name="xlingtox", pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -46,7 +47,6 @@ def reproduce(
 ):
     "Run what is missing of a profile's exhibits, and write the report."
     from xlingtox.runs.workflow import reproduce
-
     raise typer.Exit(reproduce(profile, only or [], jobs, data, dry_run, shadow=shadow, executor=executor))
 
 # %% ../nbs/11_runs/11_cli.ipynb #a011
@@ -54,7 +54,6 @@ def reproduce(
 def status():
     "Say how far the runs in the folder `runs` are."
     from xlingtox.runs.workflow import status
-
     print("\n".join(status()))
 
 # %% ../nbs/11_runs/11_cli.ipynb #a014
@@ -212,6 +211,7 @@ def retrieval(
 archives = typer.Typer(help="Archive scores, and use archived ones.", rich_markup_mode=None)
 app.add_typer(archives, name="scores")
 app.add_typer(scorers_app, name="scorers")
+app.add_typer(sharing)  # export and push
 
 # %% ../nbs/11_runs/11_cli.ipynb #a070
 def _store_path(run: Path | None, store: Path | None, there: bool) -> Path:
