@@ -45,7 +45,9 @@ def _row(data: pd.DataFrame, gap: pd.DataFrame, tuning: str, metric: str) -> dic
     rows = data[(data["tuning"] == tuning) & (data["metric"] == metric)].set_index("lang")
     each, mean, scale, digits = rows.drop(index="mean"), rows.loc["mean"], SCALE.get(metric, 1), DIGITS.get(metric, 3)
     more = gap[(gap["control"] == tuning) & (gap["metric"] == metric) & (gap["lang"] == "mean")]
-    shown = lambda row, what: with_interval(*(scale * row[f"{what}{end}"] for end in ("", "_low", "_high")), digits)  # noqa: E731
+    def shown(row, what: str) -> str:
+        "A value with its interval"
+        return with_interval(*(scale * row[f"{what}{end}"] for end in ("", "_low", "_high")), digits)
     return {"labels": tuning, "metric": TITLES[metric], "before": shown(mean, "before"), "after": shown(mean, "after"),
             "decrease": shown(mean, "decrease"), "lower in languages": f"{(each['decrease'] > 0).sum()} of {len(each)}",
             "more than with the right labels": shown(more.iloc[0], "gap") if len(more) else "-"}
@@ -67,7 +69,7 @@ def controls_in_words(
     "What the controls say, in a sentence each"
     emt = data[(data["metric"] == "emt") & (data["lang"] == "mean")].set_index("tuning")
     must = {"swapped": "toxicity must not fall", "shuffled": "it must fall less than with the right labels"}
-    parts = [f"with {c} labels EMT goes from {emt.loc[c, 'before']:.3f} to {emt.loc[c, 'after']:.3f}; "
-             f"{must[c]}: {'so it is' if fine else 'it is not so'}" for c, fine in as_they_must(data, gap).items()]
-    return f"With the right labels EMT goes from {emt.loc['right', 'before']:.3f} to {emt.loc['right', 'after']:.3f}; " \
-           + "; ".join(parts) + "."
+    went = {c: f"EMT goes from {row['before']:.3f} to {row['after']:.3f}" for c, row in emt.iterrows()}
+    parts = [f"with {c} labels {went[c]}; {must[c]}: {'so it is' if fine else 'it is not so'}"
+             for c, fine in as_they_must(data, gap).items()]
+    return f"With the right labels {went['right']}; {'; '.join(parts)}."

@@ -158,7 +158,7 @@ def save_exhibit(
     verdicts: list[dict] = [],  # noqa: B006  # from `verdict`
     footer: list[str] = [],  # noqa: B006  # n, seeds, missing scores: a line each
     alt: str = "",  # what a figure shows, for a reader who cannot see it
-    of_scores: bool = True,  # whether its numbers are toxicities; then languages that the scorer cannot judge are marked
+    of_scores: bool = True,  # whether its numbers are toxicities: languages that the scorer cannot judge are marked
 ) -> Path:
     "Write the folder of a finished exhibit, whole or not at all"
     this, folder = exhibit(name), run_folder(run)

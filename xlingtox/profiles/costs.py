@@ -6,7 +6,7 @@ Docs: https://xlingtox.github.io/xlingtox/10_profiles/costs.html.md"""
 
 # %% auto #0
 __all__ = ['ASSUMPTIONS', 'VALUE', 'UNKNOWN', 'BYTES', 'ROWS', 'TRAINED', 'billions', 'counted_billions', 'n_rows_each', 'n_rows',
-           'Cost', 'on_a_core', 'speed', 'hours_of', 'hours_of_writing', 'quota', 'hours_of_waiting']
+           'comment_tokens', 'Cost', 'on_a_core', 'speed', 'hours_of', 'hours_of_writing', 'quota', 'hours_of_waiting']
 
 # %% ../../nbs/10_profiles/04_costs.ipynb #c002
 import contextlib
@@ -36,6 +36,8 @@ ASSUMPTIONS = {  # name: (value, unit, source)
         "guess: two texts of at most 256 characters (Lee et al.'s code), 4 characters a token",
     ),
     "tokens_comment": (90, "tokens", "guess: a comment of Jigsaw has some 400 characters"),
+    "tokens_short": (25, "tokens", "measured: 22 of Gemma's for a text of the released pairs of nine languages"),
+    "tokens_fact": (15, "tokens", "guess: a sentence of a few words with its answer"),
     "tokens_question": (400, "tokens", "guess: a question of the harness with its four answers"),
     "questions": (
         3000,
@@ -114,6 +116,14 @@ def n_rows(
     "Rows of a kind of data, over all languages"
     section = profile.data[kind]
     return n_rows_each(section) * (1 if kind == "preference" else len(section.languages or profile.languages))
+
+# %% ../../nbs/10_profiles/04_costs.ipynb #9e440d85
+def comment_tokens(
+    section: Data,
+) -> int:
+    "Tokens of one labelled text, by its source"
+    kinds = {split_source(source)[0] for source in section.source}
+    return VALUE["tokens_short" if kinds <= {"paradetox", "hate", "babel"} else "tokens_comment"]
 
 # %% ../../nbs/10_profiles/04_costs.ipynb #c018
 @dataclass(frozen=True)

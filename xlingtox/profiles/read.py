@@ -83,7 +83,8 @@ def _fill_model(merged: dict, model: str | None) -> dict:
     "A profile with the model that is asked for, or an `InputError` where it has no place for one"
     filled = _with_model(merged, model, found := [])
     if model is not None and not found:
-        raise InputError("--model: the profile names its models itself; take one with {model:NAME} in it, such as laptop")
+        raise InputError("--model: the profile names its models itself; take one with {model:NAME} in it, such as "
+                         "laptop")
     return filled
 
 # %% ../../nbs/10_profiles/03_read.ipynb #c013

@@ -30,5 +30,5 @@ def control_pairs(
     turned = np.ones(len(pairs), bool)
     if control == "shuffled":
         turned = np.random.default_rng(seed).random(len(pairs)) < 0.5
-    chosen, rejected = pairs["rejected"].where(turned, pairs["chosen"]), pairs["chosen"].where(turned, pairs["rejected"])
-    return pairs.assign(chosen=chosen, rejected=rejected)
+    chosen, rejected = pairs["chosen"], pairs["rejected"]
+    return pairs.assign(chosen=rejected.where(turned, chosen), rejected=chosen.where(turned, rejected))
