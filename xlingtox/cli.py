@@ -44,10 +44,12 @@ def reproduce(
     shadow: Annotated[bool, typer.Option("--shadow", help="Rehearse: toy models of random weights, a sample of the "
                                                           "data.")] = False,
     executor: Annotated[str, typer.Option(help="Where the notebooks run: local, or slurm.")] = "local",
+    model: Annotated[str | None, typer.Option(help="The model of a profile that leaves it open, such as laptop: a "
+                                                   "folder, a file or a hub id.")] = None,
 ):
     "Run what is missing of a profile's exhibits, and write the report."
     from xlingtox.runs.workflow import reproduce
-    raise typer.Exit(reproduce(profile, only or [], jobs, data, dry_run, shadow=shadow, executor=executor))
+    raise typer.Exit(reproduce(profile, only or [], jobs, data, dry_run, shadow=shadow, executor=executor, model=model))
 
 # %% ../nbs/11_runs/11_cli.ipynb #a011
 @app.command()

@@ -18,7 +18,7 @@ from xlingtox.profiles.card import (
     Stage, _light, _memory, _model_of, _Size, _size, _spec, _started, _trained, made,
 )
 from xlingtox.profiles.costs import (
-    BYTES, TRAINED, VALUE, Cost, counted_billions, hours_of, hours_of_waiting, hours_of_writing, n_rows,
+    BYTES, TRAINED, VALUE, Cost, comment_tokens, counted_billions, hours_of, hours_of_waiting, hours_of_writing, n_rows,
 )
 from .grid_stages import GRID_STAGES
 from .method_stages import METHOD_STAGES
@@ -85,7 +85,7 @@ def _scorer_cost(p, role, variant) -> Cost:
     if not _listens(p):
         return _light(p, role, variant)
     s = _size(p, next(iter(p.models)), "base")
-    tokens = n_rows(p, "labelled") * VALUE["tokens_comment"]
+    tokens = n_rows(p, "labelled") * comment_tokens(p.data["labelled"])
     return _started(s.billions, hours_of(2 * s.billions * 1e9 * tokens, "share_read", s.peak), 0.01, *_memory(s))
 
 # %% ../../nbs/10_profiles/05_stages.ipynb #c016
@@ -152,9 +152,18 @@ def _interventions_cost(p, role, variant) -> Cost:
     return _writes(_size(p, role, variant), many, i.max_new_tokens, i.batch_size)
 
 # %% ../../nbs/10_profiles/05_stages.ipynb #c030
+def _billions_that_judge(p, spec: str) -> float:
+    "Billions of parameters of the model behind a scorer"
+    if spec == "features:train":
+        model = next(iter(p.models.values())) if p.features.model is None else p.features
+        found = counted_billions(model.model)
+        return found if found >= VALUE["small"] else 0
+    return billions_of(spec)
+
+
 def _score_cost(specs, p) -> Cost:
     "Texts that models read, or services answer"
-    texts, sizes = _texts(p), [billions_of(s) for s in specs]
+    texts, sizes = _texts(p), [_billions_that_judge(p, spec) for spec in specs]
     hours = sum((hours_of(2 * n * 1e9 * texts * 2 * VALUE["tokens_prompt"], "share_read") for n in sizes), start=0.0)
     return Cost(hours, texts * VALUE["row"] / 1e9, 8.0, 8.0 * (sum(sizes) > 0), hours_of_waiting(specs, texts))
 
@@ -271,6 +280,11 @@ def _interventions_settings(p, r, v) -> dict:
     return p.intervention.model_dump(mode="json") | {"scorer": p.scorer, "variant": p.judge.variant}
 
 
+def _labelled_tokens(p) -> int:
+    "Tokens of all labelled texts"
+    return n_rows(p, "labelled") * comment_tokens(p.data["labelled"])
+
+
 def _tokens(kind: str, length: str) -> Callable:
     "Tokens of a kind of data"
     return lambda p: n_rows(p, kind) * VALUE[length]
@@ -284,7 +298,7 @@ INSIDE_STAGES = (
           _lacks_capability),
     Stage("probe", "role", _base_and("data/labelled.parquet"),
           (*made("probe/{role}.parquet"), "probe/{role}.safetensors", "probe/{role}.json"),
-          _section("probe"), _reads(_tokens("labelled", "tokens_comment")), _lacks_labelled, 1),
+          _section("probe"), _reads(_labelled_tokens), _lacks_labelled, 1),
     Stage("sites", "role", _base_and("probe/{role}.safetensors", PROMPTS, "data/labelled.parquet"),
           (*made("sites/{role}.parquet"), *made("unembedding/{role}.parquet"), "sites/{role}.json"),
           _sites_settings, _reads(_tokens("prompts", "tokens_prompt")), _lacks_labelled, 1),

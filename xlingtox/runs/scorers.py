@@ -8,8 +8,6 @@ Docs: https://xlingtox.github.io/xlingtox/11_runs/scorers.html.md"""
 __all__ = ['N_PLAIN', 'encoder_of', 'make_scorers']
 
 # %% ../../nbs/11_runs/05_scorers.ipynb #33e57429
-from pathlib import Path
-
 import pandas as pd
 
 from ..babel.draw import labelled as plain_comments

@@ -24,13 +24,13 @@ LEAST_LEFT_OUT = 0.6  # lower end of the 95% interval of the AUC with the langua
 # %% ../../nbs/06_scorers/11_card.ipynb #496b19cd
 def left_out_auc(
     train: pd.DataFrame,  # `id lang text toxic`
-    test: pd.DataFrame,  # the same of the held-out texts
+    labelled: pd.DataFrame,  # the same: those and the held-out ones
     fit: Callable[[pd.DataFrame], Scorer],  # trains a scorer on rows like `train`
 ) -> pd.DataFrame:  # of `auc_table`
-    "ROC-AUC on the held-out texts of each language of a scorer that was trained on the other languages"
+    "ROC-AUC on the texts of each language of a scorer that was trained on the other languages"
     tables = []
-    for lang in sorted(test["lang"].unique()):
-        rows, others = test[test["lang"] == lang], train[train["lang"] != lang]
+    for lang in sorted(labelled["lang"].unique()):
+        rows, others = labelled[labelled["lang"] == lang], train[train["lang"] != lang]
         able = others["toxic"].nunique() == 2
         scores = fit(others).score(rows["text"].tolist(), lang) if able else np.full(len(rows), np.nan)
         tables.append(_auc(rows, scores))
@@ -110,6 +110,13 @@ def parallel_agreement(
 _PARALLEL = ["with_english", "with_english_low", "with_english_high", "thirds", "n_parallel"]
 
 # %% ../../nbs/06_scorers/11_card.ipynb #276334ea
+def _own_auc(scorer: Scorer, rows: pd.DataFrame) -> pd.DataFrame:
+    "`auc_table` of a scorer as it is"
+    rows = rows.sort_values("lang", kind="stable")
+    said = [scorer.score(g["text"].tolist(), lang) for lang, g in rows.groupby("lang")]
+    return _auc(rows, np.concatenate([*said, np.array([])]))
+
+
 def _reason(row) -> str:
     "Why no verdict may rest on a language; empty where one may"
     if not np.isfinite(row["left_out"]):
@@ -128,11 +135,9 @@ def scorer_card(
     fit: Callable[[pd.DataFrame], Scorer] | None = None,  # trains it on other rows; None: it learns from no labels
 ) -> pd.DataFrame:  # a row per language, columns as above
     "What is known of a scorer in each language"
-    known = test if scorer.languages is None else test[test["lang"].isin(scorer.languages)]
-    said = [scorer.score(g["text"].tolist(), lang) for lang, g in known.groupby("lang")]
-    known = known.sort_values("lang", kind="stable")
-    same = _auc(known, np.concatenate([*said, np.array([])]))
-    alone = left_out_auc(train, known, fit) if fit else same
+    known, everything = (rows if scorer.languages is None else rows[rows["lang"].isin(scorer.languages)]
+                         for rows in (test, pd.concat([train, test])))
+    same, alone = _own_auc(scorer, known), left_out_auc(train, everything, fit) if fit else _own_auc(scorer, everything)
     columns = {c: f"left_out_{c}" if c != "auc" else "left_out" for c in ("auc", "low", "high")}
     card = pd.DataFrame({"lang": sorted({*langs, *known["lang"]})})
     card = card.merge(same[["lang", "n", "n_toxic", "auc", "low", "high"]], how="left")

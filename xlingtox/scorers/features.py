@@ -32,7 +32,7 @@ def _read_encoder(name: str, revision: str | None):
     if name.partition(":")[0] in ("mini", "shadow"):
         return load(name)
     try:
-        model = AutoModel.from_pretrained(name, revision=revision, use_safetensors=True, dtype=torch.float32)
+        model = AutoModel.from_pretrained(name, revision=revision, use_safetensors=True, dtype="auto")
     except (OSError, ValueError) as e:
         raise InputError(f"scorer features: cannot load {name!r}: {' '.join(str(e).split())[:200]}") from None
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), load_tokenizer(name, revision)

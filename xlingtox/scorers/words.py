@@ -36,9 +36,11 @@ def _decoded(file: Path) -> str:
 # %% ../../nbs/06_scorers/02_words.ipynb #e7f5bc63
 def _list_files(folder: Path) -> dict[str, Path]:
     "Language code -> the file of its list"
-    named = {f.name.removesuffix(".txt"): f for f in sorted(folder.iterdir()) if f.is_file()} if folder.is_dir() else {}
+    files = sorted(f for f in folder.iterdir() if f.is_file()) if folder.is_dir() else []
+    named = {f.name.removesuffix(".txt"): f for f in files}
     if not (found := {lang: file for lang, file in named.items() if lang in LANGUAGES.index}):
-        raise InputError(f"scorer words: {folder}: no list in it; expected a folder with files such as en.txt and de.txt")
+        raise InputError(f"scorer words: {folder}: no list in it; expected a folder with files such as en.txt and "
+                         "de.txt")
     return found
 
 
