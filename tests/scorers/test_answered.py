@@ -138,6 +138,23 @@ def test_a_store_filled_from_an_archive_knows_the_model(tmp_path):
         np.testing.assert_allclose(load_scorer(f"archive:{tmp_path}/archive").score(["ab"], "en"), [0.1])
 
 
+def test_an_archive_of_two_models_is_replayed_one_at_a_time(tmp_path):
+    say = Moderation()
+    with Served(say) as server:
+        store = ScoreStore(tmp_path / "s.sqlite")
+        store.score(moderation(server), ["ab"], "en")
+        say.model = "omni-2026"
+        store.score(moderation(server), ["ab", "abcd"], "en")
+        version = moderation(server).version
+    export_scores(store, tmp_path / "a")
+    with pytest.raises(InputError, match="take one scorer of one version"):
+        load_scorer(f"archive:{tmp_path}/a")
+    old, new = (f"archive:{tmp_path}/a#moderation omni-latest (version {version} answered by omni-{year})" for year in (2024, 2026))
+    check_spec(old, ["en"])
+    assert [load_scorer(spec).score(["ab"], "en")[0] for spec in (old, new)] == [0.1, 0.05]
+    assert load_scorer(old).version != load_scorer(new).version, "a store keeps them apart"
+
+
 def test_a_service_like_perspective_with_its_own_header_and_languages(tmp_path, monkeypatch):
     monkeypatch.setenv("PERSPECTIVE_API_KEY", KEY)
     with Served(lambda body: {"modelVersion": "T7", "attributeScores": {"TOXICITY": {"summaryScore": {"value": 0.25}}}}) as server:
@@ -152,7 +169,8 @@ def test_a_service_like_perspective_with_its_own_header_and_languages(tmp_path, 
         assert len(server.seen) == 1, "refused before a request"
         bearer = load_scorer(f"perspective:{url}#header=Authorization")
         assert bearer._service._headers == {"Authorization": f"Bearer {KEY}"} and KEY not in repr(vars(bearer))
-    for spec, message in [("perspective:https://h/x#header=X Key", "is not the name of a header"), ("perspective:default#languages=am", "only those of another"),
+    for spec, message in [("perspective:https://h/x#header=X Key", "is not the name of a header"),
+                          ("perspective:default#languages=am", "only those of another"),
                           ("perspective:https://h/x#languages=klingon", "does not support klingon")]:
         with pytest.raises(InputError, match=message):
             check_spec(spec, ["en"])

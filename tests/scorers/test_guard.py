@@ -144,7 +144,7 @@ def test_a_taught_guard_answers(tmp_path):
         texts = [" ".join(rng.choice("the a liar thief friend house sees".split(), 3)) for _ in range(32)]
         rows = [["<s>", *f"system judge <end> user text {t} <end> guard rude:".split(), "yes" if bad & set(t.split()) else "no"] for t in texts]
         ids = torch.tensor([[ID[w] for w in row] for row in rows])
-        torch.nn.functional.cross_entropy(model(ids).logits[:, -2], ids[:, -1]).backward()
+        torch.nn.functional.cross_entropy(model(ids).logits[:, -3:-1].flatten(0, 1), ids[:, -2:].flatten()).backward()
         optimiser.step()
         optimiser.zero_grad()
     model.save_pretrained(tmp_path / "m")

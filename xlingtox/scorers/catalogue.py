@@ -63,7 +63,7 @@ def covering(
     table = known_scorers()
     return table.index[[lang in langs.split() for langs in table["languages"]]].tolist()
 
-# %% ../../nbs/06_scorers/00_catalogue.ipynb #c9be019f
+# %% ../../nbs/06_scorers/00_catalogue.ipynb #8d2ff21f
 def _one_of_each(specs: list[str]) -> list[str]:
     "The first spec of each kind and maker"
     return list({spec.split("/")[0]: spec for spec in reversed(specs)}.values())[::-1]
@@ -79,6 +79,6 @@ def check_learnt(
         check_languages(codes, supported, what)
     except InputError as e:
         unknown = [lang for lang in codes if lang not in supported]
-        others = {lang: _one_of_each([s for s in covering(lang) if s not in what]) for lang in unknown}
+        others = {lang: _one_of_each(covering(lang)) for lang in unknown}
         hint = "; ".join(f"{lang}: {', '.join(specs)}" for lang, specs in others.items() if specs)
         raise InputError(f"{e}{f'. Who has learnt it: {hint}' if hint else ''}") from None
