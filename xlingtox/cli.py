@@ -21,7 +21,7 @@ import typer
 from .runs.commands import (DataOption, JsonOption, LangOption, ModelOption, ProfileOption, RunOption,
                                     SkipOption, StoreOption, _check_out, _show, _TableOption, _write)
 from .runs.data_commands import data_app, miniatures_app
-from .runs.score_commands import scoring
+from .runs.score_commands import bridging, scoring
 
 # %% ../nbs/11_runs/11_cli.ipynb #c005
 app = typer.Typer(name="xlingtox", pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -211,6 +211,7 @@ def retrieval(
 # %% ../nbs/11_runs/11_cli.ipynb #c011
 archives = typer.Typer(help="Archive scores, and use archived ones.", rich_markup_mode=None)
 app.add_typer(archives, name="scores")
+archives.add_typer(bridging, name="bridge")
 
 # %% ../nbs/11_runs/11_cli.ipynb #a070
 def _store_path(run: Path | None, store: Path | None, there: bool) -> Path:
