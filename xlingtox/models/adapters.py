@@ -77,7 +77,7 @@ class _Place:
     adapters: list[str]  # folders or hub ids, the lowest first
 
 
-def _locate(where: str, revision: str | None = None, adapters: list[str] = ()) -> _Place:
+def _locate(where: str, revision: str | None = None, adapters: list[str] | tuple[str, ...] = ()) -> _Place:
     "The model that a folder stands on, with the adapters of the way down to it below those that are given"
     adapters = list(adapters)
     while (Path(where) / "adapter_config.json").is_file():

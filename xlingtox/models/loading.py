@@ -146,7 +146,7 @@ def load(
     device: str | dict | None = None,
     progress: bool = True,
     quantise: bool = False,  # linear layers in 4 bits: NF4 with double quantisation (Dettmers et al. 2023)
-    adapters: list[str] = (),  # folders or hub ids of LoRA adapters, added on top of one another
+    adapters: list[str] | tuple[str, ...] = (),  # folders or hub ids of LoRA adapters, added on top of one another
     merge: bool = False,  # add the adapters to the weights, so that a plain model is left
     allow_pickle: bool = False,  # accept a checkpoint that is not safetensors
     allow_remote_code: bool = False,  # run Python code that the repository brings
