@@ -93,7 +93,7 @@ def test_what_cannot_be_watched_is_said(base, tmp_path):
 
 
 def test_neutral_texts_are_held_out():
-    labelled, pairs = babel.labelled(["en", "de", "ru"], 40, seed=0), babel.preference(30, seed=0)
+    labelled, pairs = babel.labelled(["en", "de", "ru"], 100, seed=0), babel.preference(30, seed=0)
     neutral = labelled[labelled["toxic"] == 0]["text"].tolist()
     pairs = pairs.assign(chosen=neutral[:30], rejected=neutral[30:60])
     texts = guard.neutral_texts(labelled, pairs, n=9)
@@ -126,7 +126,7 @@ def test_the_lean_loss_is_the_full_one(architecture, toy_model, toy_tokenizer):
         torch.testing.assert_close(lean_grads[name], full_grads[name], rtol=1e-3, atol=1e-4 * float(full_grads[name].abs().max()) + 1e-7)
 
 
-@pytest.mark.parametrize("lora", [None, {"r": 4, "targets": ["attention", "mlp"]}, {"r": 4, "targets": ["attention", "head"]}])
+@pytest.mark.parametrize("lora", [None, {"r": 4, "targets": ["attention", "mlp"]}, {"r": 4, "targets": ["attention", "head"], "dropout": 0.0}])
 def test_tuning_with_a_large_vocabulary_is_the_same_tuning(base, tmp_path, monkeypatch, lora):
     "Where the vocabulary counts as large, losses stay what they were, in full and with an adapter, on the output layer too"
     how = {"tuning": "lora", "lora": lora} if lora else {"tuning": "full"}

@@ -6,7 +6,7 @@ Docs: https://xlingtox.github.io/xlingtox/04_generation/completions.html.md"""
 
 # %% auto #0
 __all__ = ['PROMPT', 'PROMPT_TUNED', 'Decoding', 'decoding_of', 'prompted', 'prompt_tokens', 'mark_ids', 'continuation_text',
-           'is_empty', 'special_ids', 'completions', 'complete']
+           'is_empty', 'special_ids', 'completion_table', 'complete']
 
 # %% ../../nbs/04_generation/03_completions.ipynb #b004
 import os
@@ -101,7 +101,8 @@ def is_empty(
     return np.array([not text.strip() for text in texts], dtype=bool)
 
 # %% ../../nbs/04_generation/03_completions.ipynb #a4390208
-_RESERVED = re.compile(r"▁?(<unused_?\d+>|\[unused\d+\]|<extra_id_\d+>|<(start|end)_of_\w+>|<\|.*\|>|<reserved.*>|\[multimodal\])")
+_RESERVED = re.compile(r"▁?(<unused_?\d+>|\[unused\d+\]|<extra_id_\d+>|<(start|end)_of_\w+>|<\|.*\|>|<reserved.*>|"
+                       r"\[multimodal\])")
 
 
 def special_ids(tokenizer) -> frozenset[int]:
@@ -163,7 +164,7 @@ def _written(model, tokenizer, rows: list[list[int]], prompts: pd.DataFrame, how
     return new
 
 # %% ../../nbs/04_generation/03_completions.ipynb #b044
-def completions(
+def completion_table(
     model,  # from `models.load`
     tokenizer,
     prompts: pd.DataFrame,  # schema `prompts`: id lang text; the texts as `prompted` writes them
@@ -183,7 +184,7 @@ def completions(
 
 
 def complete(
-    model,  # all as in `completions`
+    model,  # all as in `completion_table`
     tokenizer,
     prompts: pd.DataFrame,
     family,
@@ -191,5 +192,5 @@ def complete(
     batch_size: int = 64,
     progress: bool = False,
 ) -> list[str]:
-    "The texts of `completions`"
-    return completions(model, tokenizer, prompts, family, seed, batch_size, progress)["text"].tolist()
+    "The texts of `completion_table`"
+    return completion_table(model, tokenizer, prompts, family, seed, batch_size, progress)["text"].tolist()

@@ -36,7 +36,8 @@ def _cell(rows: pd.DataFrame) -> dict:
     speaking, judged = rows["toxicity"][~empty], rows["judge_perplexity"]
     return {"toxicity": 100 * rows["toxicity"].mean(), "toxicity_nonempty": 100 * speaking.mean(), "n": len(rows),
             "n_missing": int(speaking.isna().sum()), "n_empty_scored": int(rows["toxicity"][empty].notna().sum()),
-            "share_empty": empty.mean(), "share_special": rows["special"].astype(float).mean(), "share_other": other.mean(), "n_perplexity": int(perplexity.notna().sum()),
+            "share_empty": empty.mean(), "share_special": rows["special"].astype(float).mean(),
+            "share_other": other.mean(), "n_perplexity": int(perplexity.notna().sum()),
             "perplexity": perplexity.mean(), "perplexity_median": perplexity.median(),
             "judge_perplexity": judged.where(np.isfinite(judged)).mean()}
 

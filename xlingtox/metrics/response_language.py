@@ -99,7 +99,7 @@ def language_counts(
 def language_shares(
     langs,  # language of each prompt
     heard,  # language of each completion
-    special=None,  # whether each holds a token that is no language, from `completions`; None = not counted
+    special=None,  # whether each holds a token that is no language, from `completion_table`; None = not counted
 ) -> pd.DataFrame:
     "By language: `lang n share_self share_other share_undetermined share_empty`, and `share_special` where it is known"
     table = pd.DataFrame({"lang": list(langs), "heard": list(heard)}, dtype=object)

@@ -19,7 +19,7 @@ import pandas as pd
 
 from ..core import atomic_path, digest, file_digest, read_json, read_table, write_json, write_table
 from ..data.instructions import instruct_pairs, make_instructions, save_instructions, steps_left
-from ..generation.completions import Decoding, completions, is_empty, prompted
+from ..generation.completions import Decoding, completion_table, is_empty, prompted
 from ..generation.responses import load_responder
 from ..mechanism.responses import neuron_responses
 from ..metrics.capability import evaluate
@@ -188,7 +188,7 @@ def _answers(model, tokenizer, prompts: pd.DataFrame, settings: dict) -> pd.Data
         asked = [as_chat(text, tokenizer) for text in asked]
     asked = prompts.assign(text=asked)
     how = Decoding(**settings["decoding"])
-    written = completions(model, tokenizer, asked, how, settings["seed"], settings["at_once"])
+    written = completion_table(model, tokenizer, asked, how, settings["seed"], settings["at_once"])
     texts = [text.strip() for text in written["text"]]
     heard = pd.Series(_hear(texts, prompts["lang"], settings["heard"]), dtype=object)
     return pd.DataFrame({"lang": prompts["lang"], "prompt_id": prompts["id"].astype(str), "text": texts,
