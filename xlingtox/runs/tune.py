@@ -65,7 +65,8 @@ def tune_variant(
         data = job.read(method.data)
         if options.get("max_perplexity"):
             options["neutral"] = neutral_texts(job.read("labelled"), data)
-        log = method.tune(model, tokenizer, data, job.run / "models" / role / variant, **options)
+        log = method.tune(model, tokenizer, data, job.run / "models" / role / variant,
+                          report_to=job.profile.report_to, **options)
         job.writes = int(os.environ.get("RANK", 0)) == 0
     return log
 

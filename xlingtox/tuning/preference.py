@@ -18,6 +18,7 @@ import pandas as pd
 from ..core import InputError
 from ..data.schemas import validate
 from .adapter import _check_tuning, _freeze_embeddings, _lora_config
+from .controls import CONTROLS, control_pairs
 from .trainer import _Objective, _Training, _train
 from typing import Annotated, Literal
 from pydantic import Field, create_model
@@ -54,6 +55,11 @@ LOSSES = {  # `loss_type` of trl's DPOTrainer -> what else it is told
 }
 
 
+def _languages(pairs: pd.DataFrame) -> tuple[str, ...]:
+    "The languages of pairs, sorted"
+    return tuple(sorted(pairs["lang"].unique()))
+
+
 def _dpo(train: pd.DataFrame, validation: pd.DataFrame, beta: float, loss_type: str = "sigmoid") -> _Objective:
     "DPO on pairs, or another loss of them"
     import trl
@@ -61,7 +67,7 @@ def _dpo(train: pd.DataFrame, validation: pd.DataFrame, beta: float, loss_type: 
     columns = ["prompt", "chosen", "rejected"]
     other = {} if loss_type == "sigmoid" else {"loss_type": [loss_type], **LOSSES[loss_type]}
     return _Objective("DPO", trl.DPOTrainer, trl.DPOConfig, {"beta": beta, **_REFERENCE, **other},
-                      {"train": train[columns], "eval": validation[columns]})
+                      {"train": train[columns], "eval": validation[columns]}, _languages(train))
 
 # %% ../../nbs/05_tuning/03_preference.ipynb #k001
 def _kto(train: pd.DataFrame, validation: pd.DataFrame, beta: float) -> _Objective:
@@ -74,7 +80,7 @@ def _kto(train: pd.DataFrame, validation: pd.DataFrame, beta: float) -> _Objecti
         return pd.concat(sides).sort_index(kind="stable", ignore_index=True)
 
     return _Objective("KTO", trl.KTOTrainer, trl.KTOConfig, {"beta": beta, **_REFERENCE},
-                      {"train": unpaired(train), "eval": unpaired(validation)}, at_once=2)
+                      {"train": unpaired(train), "eval": unpaired(validation)}, _languages(train), at_once=2)
 
 
 OBJECTIVES = {"dpo": _dpo, "kto": _kto}
@@ -121,6 +127,8 @@ def tune(
     progress: bool = False,
     objective: str = "dpo",  # a key of OBJECTIVES
     loss_type: str = "sigmoid",  # of DPO: a key of LOSSES
+    report_to: str = "none",  # a tracker that is told of each record, such as tensorboard or wandb
+    control: str | None = None,  # pairs with wrong labels, to compare with: "swapped" or "shuffled"
     train_embeddings: bool = True,  # False: they stay as they are, and an output layer that shares them
     neutral: list[str] = (),  # held-out neutral texts, such as `neutral_texts` gives: their perplexity is logged
     max_perplexity: float | None = None,  # times that of `neutral` at the start, where it ends; None: nowhere
@@ -134,7 +142,8 @@ def tune(
     peft_config = _lora_config(model, lora, tuning, train_embeddings)
     if not train_embeddings:
         _freeze_embeddings(model)
-    objective = replace(make(*hold_out_pairs(pairs, max_characters, eval_share), beta), neutral=tuple(neutral))
+    pairs = hold_out_pairs(control_pairs(pairs, control), max_characters, eval_share)
+    objective = replace(make(*pairs, beta), neutral=tuple(neutral))
     return _train(objective, training, model, tokenizer, folder, peft_config)
 
 # %% ../../nbs/05_tuning/03_preference.ipynb #s001
@@ -168,6 +177,7 @@ _LIMITS = dict(
     max_length=Count,
     max_characters=Count,
     precision=_Precision,
+    control=Literal[CONTROLS] | None,
     tuning=(Literal["full", "lora", "qlora"] | None, None),
     lora=(Lora, Lora()),
     train_embeddings=bool,
