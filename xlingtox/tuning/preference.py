@@ -98,6 +98,21 @@ def _objective(name: str, loss_type: str) -> Callable:
         raise InputError(f"loss_type {loss_type!r} is one of DPO's: {name.upper()} has a loss of its own")
     return partial(_dpo, loss_type=loss_type)
 
+# %% ../../nbs/05_tuning/03_preference.ipynb #1afce981
+def _tune(model, tokenizer, pairs, folder, **s) -> pd.DataFrame:
+    "What `tune` does, from its arguments"
+    make = _objective(s["objective"], s["loss_type"])
+    training = _Training(**{name: s[name] for name in _Training.__dataclass_fields__ if name in s})
+    _check_tuning(model, s["tuning"], s["objective"].upper())
+    if s["max_perplexity"] is not None and not s["neutral"]:
+        raise InputError("max_perplexity: give neutral texts, whose perplexity is to be watched")
+    peft_config = _lora_config(model, s["lora"], s["tuning"], s["train_embeddings"])
+    if not s["train_embeddings"]:
+        _freeze_embeddings(model)
+    pairs = hold_out_pairs(control_pairs(pairs, s["control"]), s["max_characters"], s["eval_share"])
+    objective = replace(make(*pairs, s["beta"]), neutral=tuple(s["neutral"]))
+    return _train(objective, training, model, tokenizer, folder, peft_config)
+
 # %% ../../nbs/05_tuning/03_preference.ipynb #c011
 def tune(
     model,
@@ -134,17 +149,7 @@ def tune(
     max_perplexity: float | None = None,  # times that of `neutral` at the start, where it ends; None: nowhere
 ) -> pd.DataFrame:
     "Tune a model with preference pairs and save it: a log, `step loss eval_loss` and, if watched, `neutral_perplexity`"
-    given, make = locals(), _objective(objective, loss_type)
-    training = _Training(**{name: given[name] for name in _Training.__dataclass_fields__ if name in given})
-    _check_tuning(model, tuning, objective.upper())
-    if max_perplexity is not None and not neutral:
-        raise InputError("max_perplexity: give neutral texts, whose perplexity is to be watched")
-    peft_config = _lora_config(model, lora, tuning, train_embeddings)
-    if not train_embeddings:
-        _freeze_embeddings(model)
-    pairs = hold_out_pairs(control_pairs(pairs, control), max_characters, eval_share)
-    objective = replace(make(*pairs, beta), neutral=tuple(neutral))
-    return _train(objective, training, model, tokenizer, folder, peft_config)
+    return _tune(**locals())
 
 # %% ../../nbs/05_tuning/03_preference.ipynb #s001
 _Precision = Literal["float32", "bfloat16", "float16"]
