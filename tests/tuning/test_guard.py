@@ -162,3 +162,14 @@ def test_sixteen_bits_learn_too(base, tmp_path):
     assert log["eval_loss"].iloc[-1] < log["eval_loss"].iloc[1]
     np.testing.assert_allclose(log["eval_loss"].dropna(), full["eval_loss"].dropna(), atol=0.05)
     np.testing.assert_allclose(log["neutral_perplexity"], full["neutral_perplexity"], rtol=0.05)
+
+
+def test_a_profile_that_watches_fluency_reads_neutral_texts(tmp_path):
+    from xlingtox import profiles
+    from xlingtox.profiles.stages import STAGES
+
+    (tmp_path / "watched.yaml").write_text("extends: mini\nname: watched\ndpo: {max_perplexity: 1.1}\n")
+    inputs = {name: STAGES["tune"].inputs(profiles.load_profile(name), "mgpt", "dpo-0") for name in ("mini", tmp_path / "watched.yaml")}
+    assert inputs["mini"] == ["models/mgpt/base.manifest.json", "data/preference.parquet"]
+    assert inputs[tmp_path / "watched.yaml"] == [*inputs["mini"], "data/labelled.parquet"]
+    assert profiles.load_profile("mini").dpo.max_perplexity is None, "the miniature's results do not move"
