@@ -173,7 +173,8 @@ def tune_method(
         neurons = None if method == "full" else _chosen(model, job.read("aurocs"), method, s["auroc"], s["seed"])
         strategy = method if method in ("full", "per-language") else "multilingual"
         log = tune_neurons(model, tokenizer, pairs, neurons, folder, s["seed"], strategy,
-                           s["languages"] if strategy == "per-language" else None, **s["tuning"])
+                           s["languages"] if strategy == "per-language" else None,
+                           report_to=job.profile.report_to, **s["tuning"])
         job.about["seconds"] = round(time.perf_counter() - start, 1)
         job.writes = int(os.environ.get("RANK", 0)) == 0
     return log

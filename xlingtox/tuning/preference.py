@@ -17,6 +17,7 @@ import pandas as pd
 from ..core import InputError
 from ..data.schemas import validate
 from .adapter import _check_tuning, _lora_config
+from .controls import CONTROLS, control_pairs
 from .trainer import _Objective, _Training, _train
 from typing import Annotated, Literal
 from pydantic import Field, create_model
@@ -53,6 +54,11 @@ LOSSES = {  # `loss_type` of trl's DPOTrainer -> what else it is told
 }
 
 
+def _languages(pairs: pd.DataFrame) -> tuple[str, ...]:
+    "The languages of pairs, sorted"
+    return tuple(sorted(pairs["lang"].unique()))
+
+
 def _dpo(train: pd.DataFrame, validation: pd.DataFrame, beta: float, loss_type: str = "sigmoid") -> _Objective:
     "DPO on pairs, or another loss of them"
     import trl
@@ -60,7 +66,7 @@ def _dpo(train: pd.DataFrame, validation: pd.DataFrame, beta: float, loss_type: 
     columns = ["prompt", "chosen", "rejected"]
     other = {} if loss_type == "sigmoid" else {"loss_type": [loss_type], **LOSSES[loss_type]}
     return _Objective("DPO", trl.DPOTrainer, trl.DPOConfig, {"beta": beta, **_REFERENCE, **other},
-                      {"train": train[columns], "eval": validation[columns]})
+                      {"train": train[columns], "eval": validation[columns]}, _languages(train))
 
 # %% ../../nbs/05_tuning/03_preference.ipynb #k001
 def _kto(train: pd.DataFrame, validation: pd.DataFrame, beta: float) -> _Objective:
@@ -73,7 +79,7 @@ def _kto(train: pd.DataFrame, validation: pd.DataFrame, beta: float) -> _Objecti
         return pd.concat(sides).sort_index(kind="stable", ignore_index=True)
 
     return _Objective("KTO", trl.KTOTrainer, trl.KTOConfig, {"beta": beta, **_REFERENCE},
-                      {"train": unpaired(train), "eval": unpaired(validation)}, at_once=2)
+                      {"train": unpaired(train), "eval": unpaired(validation)}, _languages(train), at_once=2)
 
 
 OBJECTIVES = {"dpo": _dpo, "kto": _kto}
@@ -120,13 +126,15 @@ def tune(
     progress: bool = False,
     objective: str = "dpo",  # a key of OBJECTIVES
     loss_type: str = "sigmoid",  # of DPO: a key of LOSSES
+    report_to: str = "none",  # a tracker that is told of each record, such as tensorboard or wandb
+    control: str | None = None,  # pairs with wrong labels, to compare with: "swapped" or "shuffled"
 ) -> pd.DataFrame:
     "Tune a model with preference pairs and save it: a log of `step loss eval_loss`"
     given, make = locals(), _objective(objective, loss_type)
     training = _Training(**{name: given[name] for name in _Training.__dataclass_fields__ if name in given})
     _check_tuning(model, tuning, objective.upper())
     peft_config = _lora_config(model, lora, tuning)
-    pairs = hold_out_pairs(pairs, max_characters, eval_share)
+    pairs = hold_out_pairs(control_pairs(pairs, control), max_characters, eval_share)
     return _train(make(*pairs, beta), training, model, tokenizer, folder, peft_config)
 
 # %% ../../nbs/05_tuning/03_preference.ipynb #s001
@@ -160,6 +168,7 @@ _LIMITS = dict(
     max_length=Count,
     max_characters=Count,
     precision=_Precision,
+    control=Literal[CONTROLS] | None,
     tuning=(Literal["full", "lora", "qlora"] | None, None),
     lora=(Lora, Lora()),
 )
