@@ -8,10 +8,11 @@ Docs: https://xlingtox.github.io/xlingtox/11_runs/scorer_commands.html.md"""
 __all__ = ['scorers_app', 'scorers_list']
 
 # %% ../../nbs/11_runs/10_scorer_commands.ipynb #66e35ffe
-import json
 from typing import Annotated
 
 import typer
+
+from .commands import JsonOption, _show
 
 # %% ../../nbs/11_runs/10_scorer_commands.ipynb #a779d06d
 scorers_app = typer.Typer(help="Scorers that can take Perspective's place.", rich_markup_mode=None)
@@ -38,7 +39,7 @@ def _paragraph(spec: str, row: dict) -> str:
 def scorers_list(
     lang: Annotated[list[str] | None, typer.Option(help="Only scorers that have learnt this language; may be "
                                                         "repeated.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: JsonOption = False,
 ):
     "Say which scorers there are, in which languages, under which licence, and what to beware of."
     from xlingtox.languages import LANGUAGES, check_languages
@@ -48,7 +49,6 @@ def scorers_list(
     table = known_scorers()
     table = table[[set(lang or []) <= set(langs.split()) for langs in table["languages"]]]
     if as_json:
-        records = json.loads(table.reset_index().to_json(orient="records"))
-        return print(json.dumps(records, ensure_ascii=False, indent=1))
+        return _show(table.reset_index(), as_json)
     for spec, row in table.iterrows():
         print(_paragraph(spec, row.to_dict()))
