@@ -18,6 +18,7 @@ from ..core import InputError, read_json
 
 # %% ../../nbs/03_models/03_adapters.ipynb #793a86a8
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
 
 # %% ../../nbs/03_models/03_adapters.ipynb #c015
 _PICKLE = "has no safetensors weights; a pickle checkpoint is only read with allow_pickle=True"
