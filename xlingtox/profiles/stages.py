@@ -188,7 +188,7 @@ def _reads(tokens: Callable) -> Callable:
     return cost
 
 
-def _capability_tokens(p) -> int:
+def _capability_tokens(p) -> float:
     "Tokens of all questions"
     return len(p.capability.tasks) * (p.capability.limit or VALUE["questions"]) * VALUE["tokens_question"]
 
