@@ -220,7 +220,7 @@ def _plan(model, data: dict[str, pd.DataFrame], settings: dict) -> tuple[_Object
     settings = settings | {"optimizer": _available(settings["optimizer"], model.device.type == "cpu")}
     if few:
         settings |= {"batch_size": few, "gradient_accumulation": batch * accumulation // few}
-    training = _Training(**{name: settings[name] for name in _Training.__dataclass_fields__})
+    training = _Training(**{name: settings[name] for name in _Training.__dataclass_fields__ if name in settings})
     return _sft(data, model.config.is_encoder_decoder, bool(few)), training
 
 # %% ../../nbs/05_tuning/05_supervised.ipynb #b038
