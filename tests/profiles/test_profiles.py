@@ -48,7 +48,8 @@ def li2024_exhibits():
 
 def test_a_stage_sees_only_its_variant(mine):
     def digests(**settings):
-        profile = mine(models={"mgpt": {"seeds": [0], "variants": {"lr": {"dpo": {"learning_rate": [1e-6, 5e-6]}}, "qlora": {"dpo": settings}}}})
+        variants = {"swapped": None, "shuffled": None, "lr": {"dpo": {"learning_rate": [1e-6, 5e-6]}}, "qlora": {"dpo": settings}}
+        profile = mine(models={"mgpt": {"seeds": [0], "variants": variants}})
         variants = [v for g in profiles.groups(profile.models["mgpt"]) for v in profiles.tuned(profile, "mgpt", g)]
         return {v: profiles.settings_digest(profile, "tune", "mgpt", v) for v in variants}
     one, other = digests(tuning="qlora"), digests(tuning="qlora", lora={"r": 8})

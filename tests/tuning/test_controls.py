@@ -6,20 +6,19 @@ from xlingtox.core import InputError
 from xlingtox.tuning import preference
 
 
-@pytest.mark.parametrize("objective", ["dpo", "kto"])
-def test_swapped_pairs_are_learnt_the_other_way_round(tmp_path, objective):
+def test_swapped_pairs_are_learnt_the_other_way_round(tmp_path):
     from xlingtox import models
 
-    pairs = babel.preference(n=80)
+    pairs = babel.preference(n=40)
     margins = {}
     for control in (None, "swapped"):
         model, tokenizer = models.load("mini:mgpt")
-        log = preference.tune(model, tokenizer, pairs, tmp_path / f"{objective}{control}", max_steps=4, batch_size=8, warmup_steps=0, eval_steps=2,
-                              learning_rate=1e-4, eval_share=0.1, objective=objective, control=control)
+        log = preference.tune(model, tokenizer, pairs, tmp_path / str(control), max_steps=3, batch_size=4, warmup_steps=0, eval_steps=1,
+                              learning_rate=1e-4, eval_share=0.1, control=control)
         margins[control] = log["eval_loss"].dropna()
         assert margins[control].iloc[-1] < margins[control].iloc[0], "each learns its own labels"
-    same = pd.read_parquet(tmp_path / f"{objective}None/log.parquet")
-    assert not same["loss"].equals(pd.read_parquet(tmp_path / f"{objective}swapped/log.parquet")["loss"])
+    same = pd.read_parquet(tmp_path / "None/log.parquet")
+    assert not same["loss"].equals(pd.read_parquet(tmp_path / "swapped/log.parquet")["loss"])
 
 
 def test_an_unknown_control_is_refused_before_anything_is_trained(tmp_path):

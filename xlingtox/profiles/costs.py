@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.loading import split_source
+from ..models.gguf import gguf_header, gguf_weights
 from ..models.registry import model_registry
 from .sections import Data
 from ..scorers.by_name import _split_spec
@@ -72,6 +73,8 @@ def billions(
     kind, _, recipe = spec.partition(":")
     if kind in ("mini", "shadow"):
         return 0.001
+    if spec.endswith(".gguf") and Path(spec).is_file():
+        return gguf_weights(gguf_header(spec)) / 1e9
     if Path(spec).is_dir():
         return sum(f.stat().st_size for f in Path(spec).glob("*.safetensors")) / BYTES[dtype] / 1e9
     known = model_registry().set_index("hub")["billions"]

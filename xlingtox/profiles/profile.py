@@ -9,8 +9,9 @@ __all__ = ['STAGE_NAMES', 'Profile']
 
 # %% ../../nbs/10_profiles/02_profile.ipynb #c002
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, create_model, field_validator, model_validator
+from pydantic import AfterValidator, Field, create_model, field_validator, model_validator
 
 from .. import languages
 from ..core import InputError, closest
@@ -30,6 +31,7 @@ from ..scorers.by_name import check_spec, is_measured, is_trained
 from ..scorers.features import Features
 from ..settings import Count, Settings
 from ..tuning.methods import METHODS
+from ..tuning.trainer import check_tracker
 
 # %% ../../nbs/10_profiles/02_profile.ipynb #c005
 STAGE_NAMES = ("data", "scorer", "base", "tune", "generate", "score", "agreement_scores", "prompt_scores", "perplexity",
@@ -50,6 +52,8 @@ class _Profile(Settings):
     judge: Judge
     # several GPUs for a tuning: ddp, fsdp (in paper/accelerate), or a configuration of your own
     accelerate: str | None = None
+    # who is told how a tuning goes: a tracker of transformers such as tensorboard or wandb; it changes no result
+    report_to: Annotated[str, AfterValidator(check_tracker)] = "none"
     generation: Generation = Generation()
     scorer: str  # as in `xlingtox.scorers`; "ngram:train", "features:train": a classifier trained in the run
     features: Features = Features()  # the encoder of features:train

@@ -25,7 +25,7 @@ from .method_stages import METHOD_STAGES
 from .neuron_stages import NEURON_STAGES
 from .sections import source_paths
 from .variants import group_of, method_of, tuned
-from ..scorers.by_name import _split_spec, is_measured
+from ..scorers.by_name import billions_of, is_measured
 from ..tuning.methods import METHODS
 
 # %% ../../nbs/10_profiles/05_stages.ipynb #c011
@@ -44,9 +44,10 @@ def _base_settings(p, role, variant) -> dict:
     "Where the weights come from, and how a miniature is made"
     model = _spec(p, role).model_dump(mode="json")
     kind, _, recipe = model["model"].partition(":")
-    return {key: model[key] for key in ("model", "revision", "dtype")} | (
-        {"recipe": RECIPES[recipe]} if kind == "mini" else {}
-    )
+    made = {"recipe": RECIPES[recipe]} if kind == "mini" else {}
+    if model["model"].endswith(".gguf"):
+        made = {"file": file_digest(model["model"])}
+    return {key: model[key] for key in ("model", "revision", "dtype")} | made
 
 
 def _base_cost(p, role, variant) -> Cost:
@@ -157,7 +158,7 @@ def _billions_that_judge(p, spec: str) -> float:
         model = next(iter(p.models.values())) if p.features.model is None else p.features
         found = counted_billions(model.model)
         return found if found >= VALUE["small"] else 0
-    return getattr(_split_spec(spec)[0], "billions", 0)
+    return billions_of(spec)
 
 
 def _score_cost(specs, p) -> Cost:

@@ -43,6 +43,7 @@ class _Grid:
     settings: dict  # of the stage `grid`
     pairs: dict[str, pd.DataFrame]  # by the names of `PAIRS`
     inputs: list[str]  # digests of the model and the data
+    report_to: str = "none"  # a tracker of the tunings
 
 
 def _grid_of(job: Job) -> _Grid:
@@ -50,7 +51,7 @@ def _grid_of(job: Job) -> _Grid:
     s, sizes = job.settings, {"train": job.settings["n_train"], "test": job.settings["n_test"]}
     pairs = {name: take_splits(job.read(name), s["languages"], sizes, f"data.{name}") for name in PAIRS}
     inputs = [file_digest(path) for path in (job.folder(variant="base"), *map(job.inputs.get, PAIRS))]
-    return _Grid(job.run, job.role, s, pairs, inputs)
+    return _Grid(job.run, job.role, s, pairs, inputs, job.profile.report_to)
 
 # %% ../../nbs/11_runs/13_grid.ipynb #c008
 _OTHERS = ("states", "sources")  # settings of a job that say nothing about one state
@@ -114,8 +115,8 @@ def _tune(work: _Grid, model, tokenizer, state: Setting, folder: Path) -> pd.Dat
     if state.method == "dpo":
         lora = {"targets": s["family"]["targets"]} | s["lora"]
         return tune(model, tokenizer, from_pairs(rows, "preference"), folder,
-                    **s["dpo"] | {"tuning": tuning, "lora": lora})
-    return finetune(model, tokenizer, rows, folder, tuning=tuning, **_sft_settings(s, state))
+                    report_to=work.report_to, **s["dpo"] | {"tuning": tuning, "lora": lora})
+    return finetune(model, tokenizer, rows, folder, tuning=tuning, report_to=work.report_to, **_sft_settings(s, state))
 
 
 def _adapter(work: _Grid, model, tokenizer, state: Setting) -> Path:

@@ -61,7 +61,8 @@ def tune_variant(
             _launch(accelerate_file(launcher), Path(run), role, variant)
             return read_table(job.run / "models" / role / variant / "log.parquet")
         model, tokenizer = job.model("base", quantise=options["tuning"] == "qlora", **_place())
-        log = method.tune(model, tokenizer, job.read(method.data), job.run / "models" / role / variant, **options)
+        log = method.tune(model, tokenizer, job.read(method.data), job.run / "models" / role / variant,
+                          report_to=job.profile.report_to, **options)
         job.writes = int(os.environ.get("RANK", 0)) == 0
     return log
 

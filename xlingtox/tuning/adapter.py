@@ -17,6 +17,7 @@ from pathlib import Path
 from ..core import InputError, read_json, without_gradients, write_json
 from ..models.adapters import _adapted, adapter_base, has_adapter
 from ..models.registry import lora_modules
+from .card import adapter_card, mend_card
 
 # %% ../../nbs/05_tuning/01_adapter.ipynb #a011
 LORA = {"r": 64, "alpha": 16, "dropout": 0.05,  # Li et al. 2024, section 3.1.2
@@ -121,14 +122,24 @@ def _prepare_adapter(model, dropout: float):
             drop.p = dropout
     model.save_pretrained = functools.partial(model.save_pretrained, save_embedding_layers=False)
 
+# %% ../../nbs/05_tuning/01_adapter.ipynb #9181b89b
+def _card(config, name: str, told: dict | None, log) -> str:
+    "The card of an adapter, from its settings and what is told of its tuning"
+    lora = {"r": config.r, "alpha": config.lora_alpha, "dropout": config.lora_dropout,
+            "targets": ", ".join(sorted({name.rpartition(".")[2] for name in config.target_modules}))}
+    about = {"method": "LoRA", "examples": {}, "settings": {}} | (told or {})
+    return adapter_card(name, about | {"base": config.base_model_name_or_path, "lora": lora}, log)
+
 # %% ../../nbs/05_tuning/01_adapter.ipynb #a041
-def _save_adapter(model, temporary: Path, folder: Path, weights=None):
+def _save_adapter(model, temporary: Path, folder: Path, weights=None, told: dict | None = None, log=()):
     "Write an adapter to a temporary folder in the words that it will need at its final place"
     base, config = model.get_base_model(), model.peft_config["default"]
     config.base_model_name_or_path = adapter_base(base, folder)
+    temporary.mkdir(parents=True, exist_ok=True)
+    (temporary / "README.md").write_text(_card(config, folder.name, told, log), encoding="utf-8")  # peft completes it
     config.revision = getattr(base.config, "_commit_hash", None)
     model.save_pretrained(temporary, state_dict=weights, save_embedding_layers=False)
-    (temporary / "README.md").unlink(missing_ok=True)  # peft's form of a model card, to be filled in
+    mend_card(temporary / "README.md", config.base_model_name_or_path)
     saved = read_json(temporary / "adapter_config.json")
     write_json({**saved, "target_modules": sorted(saved["target_modules"])}, temporary / "adapter_config.json")
 

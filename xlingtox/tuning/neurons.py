@@ -417,6 +417,7 @@ def tune_neurons(
     max_length: int = 256,  # tokens
     eval_share: float = 0.0,  # of the examples, held out to validate on
     progress: bool = False,
+    report_to: str = "none",  # a tracker that is told of each record, such as tensorboard or wandb
 ) -> pd.DataFrame:
     "Tune chosen neurons on instructions (neuron paper 2025, section 3.3) and save: a log of `part step loss eval_loss`"
     return _tune(model, tokenizer, instructions, neurons, Path(folder), locals())

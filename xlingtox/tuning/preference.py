@@ -54,6 +54,11 @@ LOSSES = {  # `loss_type` of trl's DPOTrainer -> what else it is told
 }
 
 
+def _languages(pairs: pd.DataFrame) -> tuple[str, ...]:
+    "The languages of pairs, sorted"
+    return tuple(sorted(pairs["lang"].unique()))
+
+
 def _dpo(train: pd.DataFrame, validation: pd.DataFrame, beta: float, loss_type: str = "sigmoid") -> _Objective:
     "DPO on pairs, or another loss of them"
     import trl
@@ -61,7 +66,7 @@ def _dpo(train: pd.DataFrame, validation: pd.DataFrame, beta: float, loss_type: 
     columns = ["prompt", "chosen", "rejected"]
     other = {} if loss_type == "sigmoid" else {"loss_type": [loss_type], **LOSSES[loss_type]}
     return _Objective("DPO", trl.DPOTrainer, trl.DPOConfig, {"beta": beta, **_REFERENCE, **other},
-                      {"train": train[columns], "eval": validation[columns]})
+                      {"train": train[columns], "eval": validation[columns]}, _languages(train))
 
 # %% ../../nbs/05_tuning/03_preference.ipynb #k001
 def _kto(train: pd.DataFrame, validation: pd.DataFrame, beta: float) -> _Objective:
@@ -74,7 +79,7 @@ def _kto(train: pd.DataFrame, validation: pd.DataFrame, beta: float) -> _Objecti
         return pd.concat(sides).sort_index(kind="stable", ignore_index=True)
 
     return _Objective("KTO", trl.KTOTrainer, trl.KTOConfig, {"beta": beta, **_REFERENCE},
-                      {"train": unpaired(train), "eval": unpaired(validation)}, at_once=2)
+                      {"train": unpaired(train), "eval": unpaired(validation)}, _languages(train), at_once=2)
 
 
 OBJECTIVES = {"dpo": _dpo, "kto": _kto}
@@ -121,6 +126,7 @@ def tune(
     progress: bool = False,
     objective: str = "dpo",  # a key of OBJECTIVES
     loss_type: str = "sigmoid",  # of DPO: a key of LOSSES
+    report_to: str = "none",  # a tracker that is told of each record, such as tensorboard or wandb
     control: str | None = None,  # pairs with wrong labels, to compare with: "swapped" or "shuffled"
 ) -> pd.DataFrame:
     "Tune a model with preference pairs and save it: a log of `step loss eval_loss`"
