@@ -6,6 +6,7 @@ from xlingtox.core import InputError
 from xlingtox.tuning import preference
 
 
+@pytest.mark.slow  # two tunings
 def test_swapped_pairs_are_learnt_the_other_way_round(tmp_path):
     from xlingtox import models
 
