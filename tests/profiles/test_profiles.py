@@ -48,7 +48,8 @@ def li2024_exhibits():
 
 def test_a_stage_sees_only_its_variant(mine):
     def digests(**settings):
-        profile = mine(models={"mgpt": {"seeds": [0], "variants": {"lr": {"dpo": {"learning_rate": [1e-6, 5e-6]}}, "qlora": {"dpo": settings}}}})
+        variants = {"swapped": None, "shuffled": None, "lr": {"dpo": {"learning_rate": [1e-6, 5e-6]}}, "qlora": {"dpo": settings}}
+        profile = mine(models={"mgpt": {"seeds": [0], "variants": variants}})
         variants = [v for g in profiles.groups(profile.models["mgpt"]) for v in profiles.tuned(profile, "mgpt", g)]
         return {v: profiles.settings_digest(profile, "tune", "mgpt", v) for v in variants}
     one, other = digests(tuning="qlora"), digests(tuning="qlora", lora={"r": 8})
@@ -226,3 +227,38 @@ def test_not_utf8(tmp_path):
     (tmp_path / "mine.yaml").write_bytes("title: caf\xe9".encode("latin-1"))
     with pytest.raises(InputError, match="mine.yaml: not YAML in UTF-8"):
         profiles.load_profile(tmp_path / "mine.yaml")
+
+
+def test_a_profile_that_leaves_its_model_open(tmp_path):
+    for name in ("parallel_prompts", "paradetox_splits", "hate_corpora"):
+        (tmp_path / name).mkdir()
+    assert {m.model for m in profiles.load_profile("laptop", tmp_path).models.values()} == {"google/gemma-3-270m"}
+    (tmp_path / "model").mkdir()
+    profile = profiles.load_profile("laptop", tmp_path, model=str(tmp_path / "model"))
+    assert profile.models["mgpt"].model == profile.judge.model == profile.neuronft2025.responder == str(tmp_path / "model")
+    assert set(profiles.tuned(profile, "mgpt", "swapped")) == {"swapped-0"}
+    assert profiles.tuned(profile, "mgpt", "swapped")["swapped-0"] == profiles.tuned(profile, "mgpt")["dpo-0"] | {"control": "swapped"}
+    with pytest.raises(InputError, match="--model: the profile names its models itself"):
+        profiles.load_profile("mini", model="mini:mgpt")
+    with pytest.raises(InputError, match="there is no miniature 'mgtp' .did you mean mgpt"):
+        profiles.load_profile("laptop", tmp_path, model="mini:mgtp")
+
+
+def test_every_profile_on_real_text_can_be_read(tmp_path):
+    for name in ("parallel_prompts", "paradetox_splits", "hate_corpora"):
+        (tmp_path / name).mkdir()
+    for name in ("realtext", "realpairs", "laptop"):
+        assert profiles.load_profile(name, tmp_path).name == name
+
+
+def test_scorers_of_a_run_need_labelled_text(mine, tmp_path):
+    (tmp_path / "en.txt").write_text("thief")
+    for spec in ("features:train", "ngram:train", f"words:{tmp_path}"):
+        with pytest.raises(InputError, match="data: labelled is missing"):
+            mine(scorer=spec, languages=["en"], data={"labelled": None}, beniwal2025=None, neuronft2025=None)
+    profile = mine(scorer="features:train", agreement=["ngram:train"])
+    digests = {profiles.settings_digest(p, "scorer") for p in (profile, mine(scorer="features:train"),
+                                                                 mine(scorer="features:train", features={"layer": 2}))}
+    assert len(digests) == 3
+    with pytest.raises(InputError, match="languages: scorer words:.* does not support de"):
+        mine(scorer=f"words:{tmp_path}", languages=["en", "de"], beniwal2025=None, neuronft2025=None)
