@@ -9,7 +9,6 @@ __all__ = ['load_tokenizer', 'load_config', 'keep_layout', 'load', 'save']
 
 # %% ../../nbs/03_models/04_loading.ipynb #h002
 import importlib.util
-import logging
 import os
 from pathlib import Path
 
@@ -114,8 +113,6 @@ def _quieten():
     "Keep the libraries from talking while they load, and from sending a pickle to be converted"
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
-    layouts = logging.getLogger("bitsandbytes.backends.cpu.ops")  # it misses a package for one that is not used here
-    layouts.setLevel(logging.ERROR)
     disable_progress_bar()  # of reading and writing shards: only the long tasks show how far they are
     set_verbosity_error()  # hints to programmers, not to readers
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"  # or a lone pickle would be sent to a service of the hub
@@ -149,7 +146,7 @@ def load(
     device: str | dict | None = None,
     progress: bool = True,
     quantise: bool = False,  # linear layers in 4 bits: NF4 with double quantisation (Dettmers et al. 2023)
-    adapters: list[str] = (),  # folders or hub ids of LoRA adapters, added on top of one another
+    adapters: list[str] | tuple[str, ...] = (),  # folders or hub ids of LoRA adapters, added on top of one another
     merge: bool = False,  # add the adapters to the weights, so that a plain model is left
     allow_pickle: bool = False,  # accept a checkpoint that is not safetensors
     allow_remote_code: bool = False,  # run Python code that the repository brings

@@ -49,7 +49,7 @@ def _targets(names: list[str]) -> list[str]:
 
 def plan(
     profile: Profile,
-    only: list[str] = (),  # names of exhibits; all when empty
+    only: list[str] | tuple[str, ...] = (),  # names of exhibits; all when empty
     runs: str | Path = "runs",  # folder of run folders
 ) -> list[tuple[str, str]]:
     "The jobs that `reproduce` would run, as (job, reason)"
@@ -194,7 +194,7 @@ def _make(profile: Profile, run: Path, names: list[str], jobs: int, say, executo
 # %% ../../nbs/11_runs/09_workflow.ipynb #a302
 def reproduce(
     profile: str | Path = "mini",  # name, or path of a YAML file
-    only: list[str] = (),  # names of exhibits such as "li2024/fig4"; all that the profile can make when empty
+    only: list[str] | tuple[str, ...] = (),  # exhibits such as "li2024/fig4"; all that can be made when empty
     jobs: int | None = None,  # processor cores to use; all when None
     data: str | Path | None = None,  # the folder that `{data}` in the profile stands for
     dry_run: bool = False,  # only say what would run

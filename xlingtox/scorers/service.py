@@ -381,7 +381,8 @@ def gather(
     n: int,  # texts that were asked for
 ) -> tuple[np.ndarray, list[str | None]]:  # toxicity [n], nan where missing; reason of each permanent failure
     "Answers in the order of their texts"
-    toxicity, reasons = np.full(n, np.nan), [None] * n
+    toxicity = np.full(n, np.nan)
+    reasons: list[str | None] = [None] * n
     for answer in (a for batch in batches for a in batch):
         toxicity[answer.place], reasons[answer.place] = answer.toxicity, answer.reason
     return toxicity, reasons
