@@ -104,7 +104,7 @@ def test_cards_on_real_pairs(real_data):
     from xlingtox import data
 
     labelled = data.paradetox(real_data / "paradetox_splits", as_="labelled").query("lang in ['en', 'ru', 'uk', 'zh']")
-    labelled = labelled.groupby("lang").head(240)
+    labelled = labelled.groupby(["lang", "toxic"]).head(120)
     train, test = hold_out_texts(labelled, 0)
     parallel = data.load_any(f"parallel-prompts:{real_data}/parallel_prompts", languages=["en", "ru", "zh"]).groupby("lang").head(60)
     card = scorer_card(NgramScorer.train(train), train, test, parallel, babel.labelled(["en", "ru"], n=30, toxic_share=0), ["en", "ru", "sv"],
