@@ -6,5 +6,6 @@ from .diversity import *
 from .evaluations import *
 from .fluency import *
 from .fluency_intervals import *
+from .harness_task import *
 from .response_language import *
 from .toxicity import *

@@ -1,5 +1,6 @@
 # What type checkers see of the wing: all that its rooms define. A test compares it with the rooms.
 from .adapters import *
+from .gguf import *
 from .hub import *
 from .loading import *
 from .miniatures import *

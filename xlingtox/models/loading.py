@@ -1,4 +1,4 @@
-"""One function that loads a model, whether it is a miniature, a folder or a hub id.
+"""One function that loads a model, whether it is a miniature, a folder, one file or a hub id.
 
 Docs: https://xlingtox.github.io/xlingtox/03_models/loading.html.md"""
 
@@ -17,17 +17,24 @@ import pandas as pd
 
 from ..core import InputError
 from .adapters import _PICKLE, _Place, _adapted, _explain, _has_tokenizer, _locate, has_adapter
+from .gguf import gguf_folder
 from .miniatures import _write, mini_folder, shadow_folder
+
+# %% ../../nbs/03_models/04_loading.ipynb #c778f2fb
+def _unpacked(name: str | Path):
+    "The folder that is made of a GGUF file; any other name as it is"
+    return str(gguf_folder(name)) if str(name).endswith(".gguf") else name
 
 # %% ../../nbs/03_models/04_loading.ipynb #a086
 def load_tokenizer(
-    name: str,  # a hub id, or a folder
+    name: str,  # a hub id, a folder, or a GGUF file
     revision: str | None = None,
     allow_remote_code: bool = False,
 ):
     "A tokenizer that can pad"
     from transformers import AutoTokenizer
 
+    name = _unpacked(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=allow_remote_code)
     except (OSError, ValueError) as e:
@@ -38,14 +45,14 @@ def load_tokenizer(
 
 # %% ../../nbs/03_models/04_loading.ipynb #a088
 def load_config(
-    name: str,  # a hub id, or a folder: of a model, or of an adapter that names its base
+    name: str,  # a hub id, a GGUF file, or a folder: of a model, or of an adapter that names its base
     revision: str | None = None,
     allow_remote_code: bool = False,
 ):
     "The settings of a model without its weights"
     from transformers import AutoConfig
 
-    place = _locate(name, revision)
+    place = _locate(_unpacked(name), revision)
     try:
         return AutoConfig.from_pretrained(place.where, revision=place.revision, trust_remote_code=allow_remote_code)
     except (OSError, ValueError) as e:
@@ -53,16 +60,18 @@ def load_config(
 
 # %% ../../nbs/03_models/04_loading.ipynb #a091
 def _home(name: str, corpus: pd.DataFrame | None, progress: bool) -> str:
-    "The folder of a miniature or of a shadow; any other name as it is"
+    "The folder of a miniature, a shadow or a file; any other name as it is"
     kind, _, recipe = name.partition(":")
     if kind == "mini":
         return str(mini_folder(recipe, corpus, progress))
-    return str(shadow_folder(recipe)) if kind == "shadow" else name
+    return str(shadow_folder(recipe)) if kind == "shadow" else _unpacked(name)
 
 # %% ../../nbs/03_models/04_loading.ipynb #a094
 def _refuse(name: str, place: _Place, quantise: bool, merge: bool, allow_pickle: bool):
     "Raise an `InputError` for what can be known to fail, or should not be done"
     where = Path(place.where)
+    if files := sorted(where.glob("*.gguf")) * (not list(where.glob("*.safetensors"))):
+        raise InputError(f"{where}: holds a model in one file: give its name, {files[0]}")
     if where.is_dir() and not allow_pickle and not list(where.glob("*.safetensors")):
         raise InputError(f"{place.where}: {_PICKLE}")
     if quantise and importlib.util.find_spec("bitsandbytes") is None:
@@ -131,7 +140,8 @@ def _read(place: _Place, options: dict, quantise: bool, allow_remote_code: bool)
 
 # %% ../../nbs/03_models/04_loading.ipynb #a112
 def load(
-    name: str,  # "mini:RECIPE", "shadow:ROLE", a hub id, or a folder: of a model, or of an adapter that names its base
+    # "mini:RECIPE", "shadow:ROLE", a hub id, a GGUF file, or a folder: of a model, or of an adapter that names its base
+    name: str,
     corpus: pd.DataFrame | None = None,  # for a miniature: the text to train it on
     revision: str | None = None,  # for a hub id: the commit or tag
     dtype: str = "float32",  # of the weights: float32, bfloat16, float16; "auto" = as they were saved

@@ -235,13 +235,13 @@ def _told(run: Path, role: str, method: str) -> pd.DataFrame:
 
 def _scored(job: Job, texts: pd.DataFrame) -> pd.DataFrame:
     "Responses with their toxicity, and without their words"
-    from xlingtox.scorers import ScoreStore, score_generations
+    from xlingtox.scorers import ScoreStore, full_version, score_generations
 
     scorer, store = job.scorer(job.settings["scorer"]), ScoreStore(job.run / "scores.sqlite")
     as_written = texts.assign(model=texts["role"] + "/nft-" + texts["method"], sample=0)
     scores = score_generations(as_written, scorer, store)
     store.close()
-    job.about["version"] = scorer.version
+    job.about["version"] = full_version(scorer)
     found = scores[["scorer", "toxicity"]].reset_index(drop=True)
     return texts.drop(columns="text").reset_index(drop=True).assign(**found)
 

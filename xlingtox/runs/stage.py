@@ -97,10 +97,11 @@ def model(self: Job, variant: str | None = None, role: str | None = None, dtype:
 
 @patch
 def scorer(self: Job, spec: str):
-    "A scorer by its spec; \"ngram:train\" is the one that the run has trained"
-    from xlingtox.scorers.by_name import load_scorer
+    "A scorer by its spec; \"ngram:train\" and \"features:train\" are those that the run has trained"
+    from xlingtox.scorers.by_name import is_trained, load_scorer
 
-    return load_scorer(f"ngram:{self.run / 'models/scorer'}" if spec == "ngram:train" else spec)
+    kind = spec.partition(":")[0]
+    return load_scorer(f"{kind}:{self.run / 'models/scorer' / kind}" if is_trained(spec) else spec)
 
 # %% ../../nbs/11_runs/04_stage.ipynb #c015
 @patch

@@ -106,9 +106,10 @@ def _load(
     data: str | Path | None,
     dry_run: bool,
     shadow: bool,
+    model: str | None = None,
 ) -> Profile:
     "The profile that is asked for, or its rehearsal"
-    prof = load_profile(profile, data, here=not (shadow or dry_run and data is None))
+    prof = load_profile(profile, data, here=not (shadow or dry_run and data is None), model=model)
     if shadow:
         from xlingtox.profiles.shadow import rehearsal
 
@@ -201,12 +202,13 @@ def reproduce(
     say=print,
     shadow: bool = False,  # rehearse the profile, see `xlingtox.profiles.shadow`
     executor: str = "local",  # or "slurm"
+    model: str | None = None,  # for a profile that leaves it open, such as laptop: folder, file or hub id
 ) -> int:
     "Run what is missing or out of date, then write the report; returns the exit status"
     if executor not in EXECUTORS:
         unknown = f"unknown{closest(executor, EXECUTORS)}"
         raise InputError(f"--executor {executor}: {unknown}; there are {', '.join(EXECUTORS)}")
-    prof = _load(profile, data, dry_run, shadow)
+    prof = _load(profile, data, dry_run, shadow, model)
     names, run = select(prof, only), Path(runs) / prof.name
     if dry_run:
         _say_plan(prof, only, runs, say)

@@ -17,6 +17,7 @@ import pandas as pd
 from ..core import InputError
 from ..data.schemas import validate
 from .adapter import _check_tuning, _lora_config
+from .controls import CONTROLS, control_pairs
 from .trainer import _Objective, _Training, _train
 from typing import Annotated, Literal
 from pydantic import Field, create_model
@@ -126,13 +127,14 @@ def tune(
     objective: str = "dpo",  # a key of OBJECTIVES
     loss_type: str = "sigmoid",  # of DPO: a key of LOSSES
     report_to: str = "none",  # a tracker that is told of each record, such as tensorboard or wandb
+    control: str | None = None,  # pairs with wrong labels, to compare with: "swapped" or "shuffled"
 ) -> pd.DataFrame:
     "Tune a model with preference pairs and save it: a log of `step loss eval_loss`"
     given, make = locals(), _objective(objective, loss_type)
     training = _Training(**{name: given[name] for name in _Training.__dataclass_fields__ if name in given})
     _check_tuning(model, tuning, objective.upper())
     peft_config = _lora_config(model, lora, tuning)
-    pairs = hold_out_pairs(pairs, max_characters, eval_share)
+    pairs = hold_out_pairs(control_pairs(pairs, control), max_characters, eval_share)
     return _train(make(*pairs, beta), training, model, tokenizer, folder, peft_config)
 
 # %% ../../nbs/05_tuning/03_preference.ipynb #s001
@@ -166,6 +168,7 @@ _LIMITS = dict(
     max_length=Count,
     max_characters=Count,
     precision=_Precision,
+    control=Literal[CONTROLS] | None,
     tuning=(Literal["full", "lora", "qlora"] | None, None),
     lora=(Lora, Lora()),
 )
