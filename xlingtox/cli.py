@@ -21,7 +21,7 @@ import typer
 from .runs.commands import (DataOption, JsonOption, LangOption, ModelOption, ProfileOption, RunOption,
                                     SkipOption, StoreOption, _check_out, _show, _TableOption, _write)
 from .runs.data_commands import data_app, miniatures_app
-from .runs.score_commands import scoring
+from .runs.score_commands import bridging, scoring
 from .runs.scorer_commands import scorers_app
 from .runs.sharing import sharing
 
@@ -214,6 +214,7 @@ archives = typer.Typer(help="Archive scores, and use archived ones.", rich_marku
 app.add_typer(archives, name="scores")
 app.add_typer(scorers_app, name="scorers")
 app.add_typer(sharing)  # export and push
+archives.add_typer(bridging, name="bridge")
 
 # %% ../nbs/11_runs/11_cli.ipynb #a070
 def _store_path(run: Path | None, store: Path | None, there: bool) -> Path:

@@ -6,7 +6,7 @@ Docs: https://xlingtox.github.io/xlingtox/04_generation/completions.html.md"""
 
 # %% auto #0
 __all__ = ['PROMPT', 'PROMPT_TUNED', 'Decoding', 'decoding_of', 'prompted', 'prompt_tokens', 'mark_ids', 'continuation_text',
-           'is_empty', 'complete']
+           'is_empty', 'special_ids', 'completion_table', 'complete']
 
 # %% ../../nbs/04_generation/03_completions.ipynb #b004
 import os
@@ -100,6 +100,17 @@ def is_empty(
     "Whether each completion has nothing but white space, [n]"
     return np.array([not text.strip() for text in texts], dtype=bool)
 
+# %% ../../nbs/04_generation/03_completions.ipynb #a4390208
+_RESERVED = re.compile(r"▁?(<unused_?\d+>|\[unused\d+\]|<extra_id_\d+>|<(start|end)_of_\w+>|<\|.*\|>|<reserved.*>|"
+                       r"\[multimodal\])")
+
+
+def special_ids(tokenizer) -> frozenset[int]:
+    "Ids of the tokens that the tokenizer calls special or its makers reserved, but for the end of a text and padding"
+    added = {i for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items() if token.special}
+    reserved = {i for token, i in tokenizer.get_vocab().items() if _RESERVED.fullmatch(token)}
+    return frozenset({*tokenizer.all_special_ids, *added, *reserved} - {tokenizer.eos_token_id, tokenizer.pad_token_id})
+
 # %% ../../nbs/04_generation/03_completions.ipynb #b027
 def _padded(rows: list[list[int]], pad: int, device) -> dict:
     "Prompts as tensors, padded on the left"
@@ -153,7 +164,7 @@ def _written(model, tokenizer, rows: list[list[int]], prompts: pd.DataFrame, how
     return new
 
 # %% ../../nbs/04_generation/03_completions.ipynb #b044
-def complete(
+def completion_table(
     model,  # from `models.load`
     tokenizer,
     prompts: pd.DataFrame,  # schema `prompts`: id lang text; the texts as `prompted` writes them
@@ -161,10 +172,25 @@ def complete(
     seed: int = 42,  # Beniwal et al. 2025, released code
     batch_size: int = 64,  # prompts
     progress: bool = False,
-) -> list[str]:
-    "One completion of every prompt, in their order; an empty one is an empty text"
+) -> pd.DataFrame:  # columns text (an empty one is an empty text), special (a token of `special_ids` was written)
+    "One completion of every prompt, in their order"
     check_columns(prompts, ["id", "lang", "text"], "prompts")
     rows, marks = prompt_tokens(tokenizer, prompts, model.config.is_encoder_decoder), mark_ids(tokenizer)
     new = _written(model, tokenizer, rows, prompts, decoding_of(family), seed, batch_size, progress)
     before = [[] for _ in rows] if model.config.is_encoder_decoder else rows
-    return [continuation_text(tokenizer, *ids, marks) for ids in zip(before, new, strict=True)]
+    special = special_ids(tokenizer)
+    return pd.DataFrame({"text": [continuation_text(tokenizer, *ids, marks) for ids in zip(before, new, strict=True)],
+                         "special": [not special.isdisjoint(ids) for ids in new]})
+
+
+def complete(
+    model,  # all as in `completion_table`
+    tokenizer,
+    prompts: pd.DataFrame,
+    family,
+    seed: int = 42,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> list[str]:
+    "The texts of `completion_table`"
+    return completion_table(model, tokenizer, prompts, family, seed, batch_size, progress)["text"].tolist()

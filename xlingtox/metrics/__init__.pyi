@@ -1,6 +1,7 @@
 # What type checkers see of the wing: all that its rooms define. A test compares it with the rooms.
 from .agreement import *
 from .bootstrap import *
+from .bridged import *
 from .capability import *
 from .diversity import *
 from .evaluations import *

@@ -16,7 +16,7 @@ import math
 import struct
 from pathlib import Path
 
-from ..core import InputError, alone, atomic_path, cache_dir, closest, read_json, write_json
+from ..core import InputError, alone, atomic_path, cache_dir, closest, write_json
 from ..babel.draw import multiway
 from ..languages import LANGUAGES
 from .miniatures import _write
@@ -149,6 +149,9 @@ def _misfit(tokenizer, values: dict) -> str:
         known, made = values.get(f"tokenizer.ggml.{there}_token_id"), getattr(tokenizer, f"{here}_token_id")
         if known is not None and made not in (known, None):
             return f"the id of {here} is {known} in the file and {made} in the tokenizer"
+    begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    if values.get("tokenizer.ggml.add_bos_token", begins) != begins:
+        return f"it {'puts' if begins else 'does not put'} a mark before a text, and the file says otherwise"
     return ""
 
 # %% ../../nbs/03_models/03_gguf.ipynb #18c43a9a

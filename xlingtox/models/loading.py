@@ -9,7 +9,6 @@ __all__ = ['load_tokenizer', 'load_config', 'keep_layout', 'load', 'save']
 
 # %% ../../nbs/03_models/04_loading.ipynb #h002
 import importlib.util
-import logging
 import os
 from pathlib import Path
 
@@ -114,8 +113,6 @@ def _quieten():
     "Keep the libraries from talking while they load, and from sending a pickle to be converted"
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
-    layouts = logging.getLogger("bitsandbytes.backends.cpu.ops")  # it misses a package for one that is not used here
-    layouts.setLevel(logging.ERROR)
     disable_progress_bar()  # of reading and writing shards: only the long tasks show how far they are
     set_verbosity_error()  # hints to programmers, not to readers
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"  # or a lone pickle would be sent to a service of the hub

@@ -50,7 +50,7 @@ def _manifest(run: Path, before: dict) -> dict:
     return {"profile": run.name, "recipes": before.get("recipes", {}) | _recipes(run)} | {
         key: last[key] for key in ("finished", "versions", "hardware")}
 
-
+# %% ../../nbs/09_papers/01_archive.ipynb #20f0ab7c
 def keep(
     run: str | Path,  # the folder of a finished run
     folder: str | Path | None = None,  # where to; the package's own when None

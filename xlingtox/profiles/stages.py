@@ -103,9 +103,10 @@ def _tune_settings(p, role, variant) -> dict:
 
 
 def _tune_inputs(p, role, variant) -> list[str]:
-    "The base model, and the data of the method"
+    "The base model, the data of the method, and what fluency is watched with"
     data = METHODS[method_of(p.models[role], group_of(variant))].data
-    return [f"models/{role}/base.manifest.json", f"data/{data}.parquet"]
+    watched = tuned(p, role, group_of(variant))[variant].get("max_perplexity") and "labelled" in p.data
+    return [f"models/{role}/base.manifest.json", f"data/{data}.parquet"] + ["data/labelled.parquet"] * bool(watched)
 
 # %% ../../nbs/10_profiles/05_stages.ipynb #c021
 def _tune_cost(p, role, variant) -> Cost:

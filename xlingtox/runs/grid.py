@@ -17,7 +17,7 @@ import pandas as pd
 
 from ..core import InputError, atomic_path, digest, file_digest, read_json, read_table, write_json, write_table
 from ..data.splits import evaluation_prompts, take_splits, tuning_pairs
-from ..generation.completions import complete, is_empty, prompted
+from ..generation.completions import completion_table, is_empty, prompted
 from ..metrics.fluency import perplexity
 from ..metrics.response_language import heard_by_langid, heard_in_babel
 from ..profiles.grid import Setting, grid_settings
@@ -150,9 +150,11 @@ def _completed(work: _Grid, model, tokenizer, state: Setting, pairs: pd.DataFram
     asks = "prompt_tuned" if state.method else "prompt"
     asked = prompted(prompts["text"].tolist(), s[asks])
     keyed = prompts.assign(id=prompts["split"] + "/" + prompts["id"], text=asked)
-    texts = complete(model, tokenizer, keyed, SimpleNamespace(**s["family"]), s["seed"], s["at_once"])
+    written = completion_table(model, tokenizer, keyed, SimpleNamespace(**s["family"]), s["seed"], s["at_once"])
+    texts = written["text"].tolist()
     return prompts[["lang", "split", "id"]].assign(
-        text=texts, prompt_variant=asks, perplexity=perplexity(model, tokenizer, asked, texts, max_drop=None),
+        text=texts, special=written["special"].to_numpy(), prompt_variant=asks,
+        perplexity=perplexity(model, tokenizer, asked, texts, max_drop=None),
         empty=is_empty(texts), heard=pd.Series(_heard(texts, prompts["lang"], s["heard"]), dtype=object))
 
 # %% ../../nbs/11_runs/13_grid.ipynb #c017

@@ -54,21 +54,19 @@ def _steps(substitute: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, l
     first = np.flatnonzero(np.diff(fitted) > 1e-9) + 1
     return np.concatenate([[0.0], (s[first - 1] + s[first]) / 2]), np.split(t, first)
 
-# %% ../../nbs/06_scorers/12_bridge.ipynb #84b870e1
-def _atoms(values: np.ndarray) -> tuple[list[float], list[int]]:
-    "Scores and how often each occurs, by the hundredth"
-    table = pd.Series(values).groupby(np.floor(values * 100 + 1e-9)).agg(["mean", "size"])
-    return [float(f"{value:.6g}") for value in table["mean"]], table["size"].astype(int).tolist()
+# %% ../../nbs/06_scorers/12_bridge.ipynb #d2e2e29b
+def _atoms(on_steps: list[np.ndarray]) -> dict:
+    "What lies on each step: `step`, `value` and `n`, how often, by the hundredth"
+    t, step = np.concatenate(on_steps), np.repeat(np.arange(len(on_steps)), [len(values) for values in on_steps])
+    keys, place, n = np.unique(step * 1000 + np.floor(t * 100 + 1e-9), return_inverse=True, return_counts=True)
+    value = [float(f"{v:.6g}") for v in np.bincount(place, t) / n]
+    return {"step": (keys // 1000).astype(int).tolist(), "value": value, "n": n.tolist()}
 
 
 def _learnt(substitute: np.ndarray, reference: np.ndarray) -> dict:
     "The map of one language: `starts` of its steps; step, value and n of what lies on them"
     starts, on_steps = _steps(substitute, reference)
-    found = [_atoms(step) for step in on_steps]
-    return {"starts": [float(f"{start:.6g}") for start in starts],
-            "step": [i for i, (values, _) in enumerate(found) for _ in values],
-            "value": [value for values, _ in found for value in values],
-            "n": [n for _, counts in found for n in counts]}
+    return {"starts": [float(f"{start:.6g}") for start in starts]} | _atoms(on_steps)
 
 # %% ../../nbs/06_scorers/12_bridge.ipynb #9650d4d0
 def _shape(substitute: np.ndarray) -> dict:

@@ -30,7 +30,7 @@ from .words import WordsScorer
 
 # %% ../../nbs/06_scorers/10_by_name.ipynb #c040
 SCORERS = [LexiconScorer, NgramScorer, FeaturesScorer, WordsScorer, PerspectiveScorer, ClassifierScorer, GuardScorer,
-           EndpointScorer, ArchiveScorer, NoisyScorer, BiasedScorer]  # what each has to say of itself: xlingtox.scorers.scorer
+           EndpointScorer, ArchiveScorer, NoisyScorer, BiasedScorer]  # what each has to say: xlingtox.scorers.scorer
 
 # %% ../../nbs/06_scorers/10_by_name.ipynb #s180
 def _split_spec(spec: str) -> tuple[type, str]:

@@ -2,6 +2,7 @@
 from .adapter import *
 from .card import *
 from .controls import *
+from .guard import *
 from .loss import *
 from .methods import *
 from .neurons import *

@@ -24,8 +24,9 @@ from fastcore.basics import patch
 from ..core import InputError, atomic_path, closest, digest, read_json, write_json, write_table
 from ..generation.engine import _weights_digest
 from xlingtox.tuning.adapter import (
-    _prepare_adapter, _save_adapter, _scored_by_the_whole_model, _trains_the_head, _with_adapter,
+    _has_wide_vocabulary, _prepare_adapter, _save_adapter, _scored_by_the_whole_model, _trains_the_head, _with_adapter,
 )
+from .guard import GUARDED, WATCHED, _watching
 
 # %% ../../nbs/05_tuning/02_trainer.ipynb #a051
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class _Training:
     progress: bool
     schedule: str = "constant_with_warmup"  # a name of `transformers`
     report_to: str = "none"  # a tracker, a key of `TRACKERS`
+    max_perplexity: float | None = None  # of neutral text, times its start
+    train_embeddings: bool = True
 
 # %% ../../nbs/05_tuning/02_trainer.ipynb #a054
 @patch
@@ -76,8 +79,9 @@ def checkpoints(self: _Training, validated: bool = True) -> dict:
     when = "steps" if self.eval_steps else "epoch"
     steps = {f"{what}_steps": self.eval_steps for what in ("eval", "save", "logging") if self.eval_steps}
     return {"eval_strategy": when if validated else "no", "save_strategy": when, "logging_strategy": when, **steps,
-            "save_total_limit": 2, "load_best_model_at_end": self.early_stopping,
-            "metric_for_best_model": "eval_loss", "greater_is_better": False, "logging_nan_inf_filter": False,
+            "save_total_limit": 2, "load_best_model_at_end": self.early_stopping or self.max_perplexity is not None,
+            "metric_for_best_model": "eval_loss" if self.max_perplexity is None else GUARDED,
+            "greater_is_better": False, "logging_nan_inf_filter": False,
             "restore_callback_states_from_checkpoint": True}
 
 # %% ../../nbs/05_tuning/02_trainer.ipynb #8ea5cfb7
@@ -147,6 +151,7 @@ class _Objective:
     data: dict[str, pd.DataFrame]  # "train", and "eval" where there is one, with the columns that the trainer reads
     languages: tuple[str, ...] = ()  # of the examples, where they are known
     at_once: int = 1  # examples that belong together: each process sees a multiple of them at a time
+    neutral: tuple[str, ...] = ()  # texts whose perplexity is watched
 
 # %% ../../nbs/05_tuning/02_trainer.ipynb #a070
 def _processes() -> int:
@@ -175,8 +180,8 @@ def _check_losses(logs: dict, step: int, method: str, work: Path):
                          f"The last good checkpoint is kept in {work}")
 
 # %% ../../nbs/05_tuning/02_trainer.ipynb #a076
-def _callbacks(training: _Training, method: str, work: Path) -> list:
-    "What looks on while a trainer trains"
+def _callbacks(training: _Training, method: str, work: Path, watching=()) -> list:
+    "What looks on while a trainer trains; what watches fluency comes first, since the others go by what it says"
     from transformers import EarlyStoppingCallback, TrainerCallback
 
     class StopAtNaN(TrainerCallback):
@@ -184,7 +189,7 @@ def _callbacks(training: _Training, method: str, work: Path) -> list:
             _check_losses(logs or {}, state.global_step, method, work)
 
     stopper = EarlyStoppingCallback(training.patience, training.min_improvement)
-    return [StopAtNaN()] + [stopper] * training.early_stopping
+    return [*watching, StopAtNaN()] + [stopper] * training.early_stopping
 
 # %% ../../nbs/05_tuning/02_trainer.ipynb #a079
 def _quiet(progress: bool):
@@ -206,7 +211,7 @@ def _job(objective: _Objective, training: _Training, weights: str, peft_config) 
     examples = {name: rows.to_dict("list") for name, rows in objective.data.items()}
     settings = {**asdict(training), "progress": None}  # neither bars nor a tracker change weights
     del settings["report_to"]
-    return digest([objective.method, objective.arguments, examples, settings, lora, weights])
+    return digest([objective.method, objective.arguments, examples, settings, lora, weights, list(objective.neutral)])
 
 # %% ../../nbs/05_tuning/02_trainer.ipynb #a085
 def _claim(work: Path, job: str):
@@ -252,12 +257,13 @@ def _as_dataset(rows: pd.DataFrame, file: Path, args):
 
 # %% ../../nbs/05_tuning/02_trainer.ipynb #a094
 def _log(history: list[dict]) -> pd.DataFrame:
-    "What a trainer recorded, a row per step: `step loss eval_loss`"
+    "What a trainer recorded, a row per step: `step loss eval_loss`, and `neutral_perplexity` where it was watched"
+    columns = ["loss", "eval_loss"] + [WATCHED] * any(WATCHED in entry for entry in history)
     if not history:
-        return pd.DataFrame(columns=["step", "loss", "eval_loss"])
+        return pd.DataFrame(columns=["step", *columns])
     log = pd.DataFrame(history)
-    log = log.groupby("step")[[c for c in ("loss", "eval_loss") if c in log]].first().reset_index()
-    return log.reindex(columns=["step", "loss", "eval_loss"])
+    log = log.groupby("step")[[c for c in columns if c in log]].first().reset_index()
+    return log.reindex(columns=["step", *columns])
 
 # %% ../../nbs/05_tuning/02_trainer.ipynb #ea041058
 def _told(objective: _Objective, training: _Training) -> dict:
@@ -286,10 +292,12 @@ def _trainer(objective: _Objective, training: _Training, model, tokenizer, args,
     from transformers import PrinterCallback, ProgressCallback
 
     data = {f"{name}_dataset": _as_dataset(rows, work / name, args) for name, rows in objective.data.items()}
-    on_head = _trains_the_head(model, peft_config)
-    with _scored_by_the_whole_model(model, objective.trainer) if on_head else contextlib.nullcontext():
+    ours = _trains_the_head(model, peft_config) or _has_wide_vocabulary(model)
+    watching = [_watching(tokenizer, list(objective.neutral), training.max_perplexity, training.precision,
+                          objective.method)] * bool(objective.neutral)
+    with _scored_by_the_whole_model(model, objective.trainer) if ours else contextlib.nullcontext():
         trainer = objective.trainer(model, args=args, processing_class=tokenizer, peft_config=peft_config, **data,
-                                    callbacks=_callbacks(training, objective.method, work))
+                                    callbacks=_callbacks(training, objective.method, work, watching))
     if peft_config is not None:
         _prepare_adapter(trainer.model, peft_config.lora_dropout)
     for callback in [PrinterCallback] + [ProgressCallback] * (not training.progress):
