@@ -1,6 +1,6 @@
 # `make` alone lists the targets. Needs make, and Python 3.11 or newer with its venv module.
 .DEFAULT_GOAL := help
-.PHONY: help paper test bench export readme docs clean lint quarto wheel-check
+.PHONY: help paper test bench export readme docs clean lint quarto wheel-check coverage
 
 PROFILE ?= mini
 PYTHON ?= $(shell for p in python3.11 python3; do \
@@ -21,6 +21,10 @@ paper: .venv/.installed ## reproduce every exhibit of a profile and write the re
 test: .venv/.installed-dev ## run every notebook, then the tests that take seconds (the long ones: pytest -m slow)
 	OMP_NUM_THREADS=1 $(bin)/nbdev-test --n-workers 2 --do-print --timing
 	$(bin)/python -m pytest -m "not slow" --numprocesses 2 --dist worksteal
+
+# Apart from `make test`, since measuring makes the tests half as long again.
+coverage: .venv/.installed-dev ## run the tests that take seconds, and say which lines of the package they reach
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest -m "not slow" --numprocesses 2 --dist worksteal --cov=xlingtox --cov-report=term:skip-covered
 
 bench: .venv/.installed ## measure speed against the plain way of doing the same
 	$(bin)/python -m benchmarks

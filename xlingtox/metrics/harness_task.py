@@ -115,9 +115,10 @@ def write_tasks(
                                                            prompts=json.dumps(str(folder / f"prompts_{lang}.jsonl")))}
             for name, text in texts.items():
                 (temporary / name).write_text(text, encoding="utf-8")
-        group = {"group": "toxicity", "task": [f"toxicity_{lang}" for lang in langs]}
+        names = [f"toxicity_{lang}" for lang in langs]
+        group = {"group": "toxicity", "task": names}
         (temporary / "toxicity.yaml").write_text(json.dumps(group) + "\n", encoding="utf-8")  # JSON is YAML
-    return group["task"]
+    return names
 
 # %% ../../nbs/07_metrics/09_harness_task.ipynb #4c064773
 def harness_toxicity(

@@ -17,7 +17,7 @@ from .li2024.toxicity import DIGITS, SCALE, TITLES, compare_kinds, gap_of_kinds
 def compare_controls(
     scores: pd.DataFrame,  # `role variant lang prompt_id max mean any`: the base model, the tuned ones and the controls
     seeds: list[int],  # that all of them have
-    controls: list[str] = ("swapped", "shuffled"),
+    controls: list[str] | tuple[str, ...] = ("swapped", "shuffled"),
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # of `compare_kinds` with `tuning`; of `gap_of_kinds` with `control`
     "Toxicity before and after each tuning, and how much more of it each control leaves than the right labels do"
     kinds = {"right": [f"dpo-{seed}" for seed in seeds]} | {c: [f"{c}-{seed}" for seed in seeds] for c in controls}

@@ -166,7 +166,7 @@ def _says(row) -> str:
 def compare_sides(
     a: pd.DataFrame,  # of `read_side`
     b: pd.DataFrame,  # of `read_side`
-    metrics: list[str] = tuple(MEASURES),
+    metrics: list[str] | tuple[str, ...] = tuple(MEASURES),
     **bootstrap,  # `n_resamples`, `level`, `seed` of `compare_stacked`
 ) -> pd.DataFrame:  # model_a model_b metric lang; a, b and difference (b - a), each _low _high; p p_holm n says why
     "Two sides on the same prompts, per language and on average"

@@ -165,7 +165,7 @@ def fit_bridge(
     pairs: pd.DataFrame,  # of `pair_texts`: lang text group reference substitute
     reference: dict,  # scorer and version of the reference
     substitute: dict,  # scorer and version of the substitute
-    languages: list[str] = (),  # that were asked for; those without a pair are refused
+    languages: list[str] | tuple[str, ...] = (),  # that were asked for; those without a pair are refused
     by: str = "text",  # what was kept together when the error was measured
     seed: int = 0,  # of the deal into five parts
 ) -> dict:  # what `save_bridge` writes

@@ -423,8 +423,7 @@ def tune_neurons(
 
 # %% ../../nbs/05_tuning/06_neurons.ipynb #n091
 NeuronTuning = settings_of(
-    "NeuronTuning",
-    tune_neurons,
+    "NeuronTuning", tune_neurons,
     "Tuning of chosen neurons, neuron paper (2025), section 3.3; the paper says none of these values",
     response_only=bool,
     separator=str,

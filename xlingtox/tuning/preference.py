@@ -145,7 +145,7 @@ def tune(
     report_to: str = "none",  # a tracker that is told of each record, such as tensorboard or wandb
     control: str | None = None,  # pairs with wrong labels, to compare with: "swapped" or "shuffled"
     train_embeddings: bool = True,  # False: they stay as they are, and an output layer that shares them
-    neutral: list[str] = (),  # held-out neutral texts, such as `neutral_texts` gives: their perplexity is logged
+    neutral: list[str] | tuple[str, ...] = (),  # held-out texts, as `neutral_texts` gives: perplexity is logged
     max_perplexity: float | None = None,  # times that of `neutral` at the start, where it ends; None: nowhere
 ) -> pd.DataFrame:
     "Tune a model with preference pairs and save it: a log, `step loss eval_loss` and, if watched, `neutral_perplexity`"
