@@ -150,7 +150,7 @@ SHADOWS = {
     "bloom": {"n_layer": 2, "hidden_size": 64, "n_head": 4},
     "mt5": {"num_layers": 2, "num_decoder_layers": 2, "d_model": 64, "d_kv": 16, "d_ff": 128, "num_heads": 4,
             "decoder_start_token_id": 0},
-    **dict.fromkeys(["llama", "cohere", "cohere2", "mistral", "qwen2"], _TOY_LLAMA),
+    **dict.fromkeys(["llama", "cohere", "cohere2", "mistral", "olmo2", "olmo3", "qwen2"], _TOY_LLAMA),
     **dict.fromkeys(["qwen3", "gemma", "gemma2", "gemma3_text"], {**_TOY_LLAMA, "head_dim": 16}),
 }
 
