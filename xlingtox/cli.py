@@ -6,9 +6,9 @@ Docs: https://xlingtox.github.io/xlingtox/11_runs/cli.html.md"""
 
 # %% auto #0
 __all__ = ['app', 'ProfileOption', 'DataOption', 'ModelOption', 'LangOption', 'SkipOption', 'RunOption', 'StoreOption',
-           'SUFFIXES', 'data_app', 'miniatures_app', 'archives', 'reproduce', 'status', 'report', 'doctor', 'generate',
-           'score', 'metrics', 'retrieval', 'data_list', 'data_get', 'data_check', 'miniatures_list',
-           'miniatures_train', 'miniatures_check', 'export_', 'import_', 'complain', 'main']
+           'data_app', 'miniatures_app', 'archives', 'reproduce', 'status', 'report', 'doctor', 'generate', 'score',
+           'metrics', 'retrieval', 'data_list', 'data_get', 'data_check', 'miniatures_list', 'miniatures_train',
+           'miniatures_check', 'export_', 'import_', 'forget', 'complain', 'main']
 
 # %% ../nbs/11_runs/11_cli.ipynb #h002
 import contextlib
@@ -85,32 +85,6 @@ def doctor(data: DataOption = None):
     print("\n".join(line for _, line in checks))
     raise typer.Exit(0 if all(ok for ok, _ in checks) else 1)
 
-# %% ../nbs/11_runs/11_cli.ipynb #c007
-SUFFIXES = (".parquet", ".csv", ".jsonl")
-
-
-def _check_out(out: Path, read: Path | str):
-    "A table must have a known suffix and a folder to go to, and must not replace what it is made from"
-    from xlingtox.core import InputError
-
-    if out.suffix not in SUFFIXES:
-        raise InputError(f"--out {out}: unknown kind of file; use {', '.join(SUFFIXES)}")
-    if not out.resolve().parent.is_dir():
-        raise InputError(f"--out {out}: no such folder")
-    if out.is_dir() or out.resolve() == Path(read).resolve():
-        what = "is a folder" if out.is_dir() else "is the file that is read"
-        raise InputError(f"--out {out}: {what}; give another name")
-
-# %% ../nbs/11_runs/11_cli.ipynb #a021
-def _write(df, out: Path):
-    "Write a table whole or not at all"
-    from xlingtox.core import atomic_path, write_table
-
-    if out.suffix != ".jsonl":
-        return write_table(df, out)
-    with atomic_path(out) as temporary:
-        df.to_json(temporary, orient="records", lines=True, force_ascii=False)
-
 # %% ../nbs/11_runs/11_cli.ipynb #a033
 @app.command()
 def generate(
@@ -122,17 +96,19 @@ def generate(
     skip_long: SkipOption = False,
 ):
     "Continue prompts with a model."
+    from xlingtox.runs.tables import check_out, write_out
+
     from xlingtox.data.loading import load_any
 
-    _check_out(out, prompts)
+    check_out(out, prompts)
     table = load_any(prompts, "prompts", lang)
     from xlingtox.generation import engine
     from xlingtox.data.context import within_context
     from xlingtox.models.loading import load
 
     loaded, tokenizer = load(model, progress=sys.stderr.isatty())
-    table = within_context(table, ["text"], loaded, tokenizer, 20, skip_long)
-    _write(engine.generate(loaded, tokenizer, table, model, k=k, progress=sys.stderr.isatty()), out)
+    table = within_context(table, ["text"], loaded, tokenizer, 20, skip_long, remedy="--skip-long")
+    write_out(engine.generate(loaded, tokenizer, table, model, k=k, progress=sys.stderr.isatty()), out)
 
 # %% ../nbs/11_runs/11_cli.ipynb #a036
 @app.command()
@@ -143,17 +119,20 @@ def score(
     out: _TableOption,
 ):
     "Score the toxicity of generations; nothing is scored twice."
+    from xlingtox.runs.tables import check_out, write_out
+
     from xlingtox import core
     from xlingtox.data.files import read_file
-    from xlingtox.scorers.by_name import load_scorer, score_generations
+    from xlingtox.scorers.by_name import check_answered, load_scorer, score_generations
     from xlingtox.scorers.store import ScoreStore
 
-    _check_out(out, in_)
+    check_out(out, in_)
     judge, table = load_scorer(scorer), read_file(in_, "generations")
     with contextlib.closing(ScoreStore(core.cache_dir() / "scores.sqlite")) as store:
-        _write(score_generations(table, judge, store), out)
+        write_out(score_generations(table, judge, store), out)
     if cut := getattr(judge, "truncated", 0):
         print(f"{cut} texts were longer than {judge.name} can read, and were cut", file=sys.stderr)
+    check_answered(judge)
 
 # %% ../nbs/11_runs/11_cli.ipynb #a039
 @app.command()
@@ -220,7 +199,9 @@ def retrieval(
     skip_long: SkipOption = False,
 ):
     "Say how near a model puts a sentence and its translation, or a toxic sentence and its neutral version."
-    _check_out(out, texts)
+    from xlingtox.runs.tables import check_out, write_out
+
+    check_out(out, texts)
     paired = _paired(texts)
     table = _parallel(texts, paired, source, lang)
     from xlingtox.data.context import within_context
@@ -228,8 +209,9 @@ def retrieval(
 
     loaded, tokenizer = load(model, progress=sys.stderr.isatty())
     columns = ["toxic", "neutral"] if paired else ["text"]
-    table = within_context(table, columns, loaded, tokenizer, skip=skip_long, together=not paired)
-    _write(_near(loaded, tokenizer, table, paired, source), out)
+    table = within_context(table, columns, loaded, tokenizer, skip=skip_long, together=not paired,
+                           remedy="--skip-long")
+    write_out(_near(loaded, tokenizer, table, paired, source), out)
 
 # %% ../nbs/11_runs/11_cli.ipynb #c009
 data_app = typer.Typer(help="The data sets of the papers: where they are, and whether yours are whole.",
@@ -343,20 +325,6 @@ def miniatures_check(
 archives = typer.Typer(help="Archive scores, and use archived ones.", rich_markup_mode=None)
 app.add_typer(archives, name="scores")
 
-# %% ../nbs/11_runs/11_cli.ipynb #a070
-def _store_path(run: Path | None, store: Path | None, there: bool) -> Path:
-    "The file of a run's store, of the one that is named, or of the user's"
-    from xlingtox.core import InputError, cache_dir
-
-    if run and store:
-        raise InputError("--run and --store: give one of the two")
-    if run and not run.is_dir():
-        raise InputError(f"--run {run}: no such folder")
-    path = store or (run / "scores.sqlite" if run else cache_dir() / "scores.sqlite")
-    if there and not path.is_file():
-        raise InputError(f"{path}: no such store of scores")
-    return path
-
 # %% ../nbs/11_runs/11_cli.ipynb #a073
 def _generations(run: Path):
     "Language and text of all that a run generated"
@@ -380,7 +348,10 @@ def export_(
     scorer: Annotated[str | None, typer.Option(help="Only the scores of the scorer of this name.")] = None,
 ):
     "Write scores as parquet with a manifest."
-    path = _store_path(run, store, there=True)
+    from xlingtox.runs.tables import check_writable, store_path
+
+    path = store_path(run, store, there=True)
+    check_writable(out)
     from xlingtox.data.files import read_file
     from xlingtox.scorers.archive import export_scores
     from xlingtox.scorers.store import ScoreStore
@@ -400,7 +371,9 @@ def import_(
     store: StoreOption = None,
 ):
     "Put archived scores into a store; what is there stays."
-    path = _store_path(run, store, there=False)
+    from xlingtox.runs.tables import store_path
+
+    path = store_path(run, store, there=False)
     from xlingtox.scorers.archive import import_scores
     from xlingtox.scorers.archived import read_archive
     from xlingtox.scorers.store import ScoreStore
@@ -410,6 +383,23 @@ def import_(
         counts = import_scores(in_, opened)
     print(f"{counts['added']} scores added, {counts['known']} known already, {counts['different']} of them with "
           "another score (the old one stays)")
+
+# %% ../nbs/11_runs/11_cli.ipynb #197b73ad
+@archives.command("forget")
+def forget(
+    run: RunOption = None,
+    store: StoreOption = None,
+    scorer: Annotated[str | None, typer.Option(help="Only those of the scorer of this name.")] = None,
+    lang: Annotated[str | None, typer.Option(help="Only those in this language.")] = None,
+):
+    "Take failures out of a store, so that the next run asks for them again; scores stay."
+    from xlingtox.runs.tables import store_path
+
+    path = store_path(run, store, there=True)
+    from xlingtox.scorers.store import ScoreStore
+
+    with contextlib.closing(ScoreStore(path)) as opened:
+        print(f"{opened.forget(scorer, lang)} failures forgotten")
 
 # %% ../nbs/11_runs/11_cli.ipynb #c013
 def complain(message: str):
@@ -429,10 +419,17 @@ def _explain(error: Exception):
         complain(str(error))
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         sys.exit(f"xlingtox: {error}; free some space, and the same command continues")
+    if isinstance(error, OSError) and error.strerror:
+        complain(f"{error.filename or ''}: {error.strerror}".lstrip(": "))
+    if type(error).__name__ == "Unanswered":
+        sys.exit(f"xlingtox: {error}")
 
 # %% ../nbs/11_runs/11_cli.ipynb #a086
 def main():
     "The command `xlingtox`"
+    for stream in (sys.stdout, sys.stderr):  # a terminal may lack a letter; that is no reason to stop
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = app(sys.argv[1:] or ["--help"], prog_name="xlingtox", standalone_mode=False)
     except KeyboardInterrupt:

@@ -20,7 +20,7 @@ from xlingtox.scorers import perspective, service
 from xlingtox.scorers.by_name import check_spec, load_scorer
 from xlingtox.scorers.endpoint import EndpointScorer
 from xlingtox.scorers.perspective import PerspectiveScorer
-from xlingtox.scorers.service import Quota, shared_quota
+from xlingtox.scorers.quota import Quota, shared_quota
 from xlingtox.scorers.store import ScoreStore
 
 from perspective_server import KEY, PerspectiveServer, most_in_a_second, true_score
