@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from xlingtox.core import InputError
 from xlingtox.data.files import read_file
 from xlingtox.data.schemas import SCHEMAS
-from xlingtox.languages import LANGUAGES
 from xlingtox.profiles.read import load_profile
 from xlingtox.scorers.perspective import FINAL, PerspectiveScorer
 from xlingtox.scorers.service import Answer, Fault
@@ -260,9 +259,12 @@ def test_settings_of_any_kind(tmp_path_factory, place, value):
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}, *{a}, *{a}, *{a}, *{a}, *{a}]\n" for a, b in
                                                        zip("abcdefgh", "bcdefghi", strict=True))
-NO_PROFILE = ["", "- a\n", "a: b: c\n", "name: one\nname: two\n", "generation: {k: 5, k: 6}\n", "dpo: {learning_rate: .inf}\n", "dpo: {beta: .nan}\n",
-              "dpo: {learning_rate: 1.0e+999}\n", "1: 2\n", "true: 1\n", "null: 1\n", "[a]: 1\n", "a: &a {b: *a}\n", "a: &a [*a]\n", BOMB, "a: !!python/object:os.system x\n",
-              "a: !!python/object/apply:os.system ['touch RAN']\n", "a: *nobody\n", "\t- x\n", "name: '\n", "<<: 7\n", "extends: mine.yaml\n", "extends: ../..\n",
+NO_PROFILE = ["", "- a\n",
+              "a: b: c\n", "name: one\nname: two\n", "generation: {k: 5, k: 6}\n", "dpo: {learning_rate: .inf}\n", "dpo: {beta: .nan}\n",
+              "dpo: {learning_rate: 1.0e+999}\n", "1: 2\n", "true: 1\n", "null: 1\n", "[a]: 1\n", "a: &a {b: *a}\n", "a: &a [*a]\n",
+              BOMB, "a: !!python/object:os.system x\n",
+              "a: !!python/object/apply:os.system ['touch RAN']\n", "a: *nobody\n", "\t- x\n", "name: '\n", "<<: 7\n", "extends: mine.yaml\n",
+              "extends: ../..\n",
               "%YAML 9.9\n---\na: 1\n", "a: 1\n---\nb: 2\n", "{" * 3000, "a: " + "[" * 3000, "name: \"\\uD800\"\n"]
 
 
@@ -309,10 +311,12 @@ def test_whatever_a_service_answers(status, body, headers):
 
 # ---- every command ----------------------------------------------------------------------------------------------------------------------
 
-WORDS = ["", " ", "-", "--", "..", "/", "nothing", "mini", "li2024/fig1", "en", "english", "ünï", "a\nb", "%s", "{x}", "$(x)", "*", "\ud83d", "a" * 300, "0", "-1", "1e9",
+WORDS = ["", " ", "-", "--",
+         "..", "/", "nothing", "mini", "li2024/fig1", "en", "english", "ünï", "a\nb", "%s", "{x}", "$(x)", "*", "\ud83d", "a" * 300, "0", "-1", "1e9",
          ":", "::", "lexicon:babel", "file:", "babel:prompts", "hf:", "~", "'", "a b"]
 FILES = {"empty.csv": b"", "prompts.csv": b"id,lang,text\na,en,the friend\n", "generations.csv": b"model,lang,prompt_id,sample,text\nm,en,a,0,the liar\n",
-         "scores.csv": b"model,lang,prompt_id,sample,scorer,toxicity\nm,en,a,0,s,0.5\n", "null.csv": b"model,lang,prompt_id,sample,scorer,toxicity\nm,en,a,0,s,\n",
+         "scores.csv": b"model,lang,prompt_id,sample,scorer,toxicity\nm,en,a,0,s,0.5\n",
+         "null.csv": b"model,lang,prompt_id,sample,scorer,toxicity\nm,en,a,0,s,\n",
          "broken.parquet": b"PAR1", "broken.jsonl": b"{", "list.json": b"[1]", "store.sqlite": b"no store", "t.txt": b"x", "config.json": b'{"id2label": 7}',
          "archive.json": b'{"format": "xlingtox scores 1", "scorers": [{}]}', "bad/archive.json": b"[]", "bad/adapter_config.json": b"7",
          "bad/config.json": b"[]", "model/config.json": b'{"model_type": "gpt2"}', "model/model.safetensors": b"x", "runs/odd/profile.json": b"{}",
@@ -328,8 +332,10 @@ COMMANDS = {
                     "--out": ["o.csv", "o.txt", "nowhere/o.csv", "bad", "t.txt/o.csv", "prompts.csv", "", "\ud83d.csv"], "--k": ["1", "0", "-1", "x"],
                     "--lang": ["xx", "english", "", "de"]},
     ("score",): {"--in": [*FILES, "nowhere.csv", *WORDS[:9]],
-                 "--scorer": ["lexicon:babel", "lexicon:nowhere.csv", "lexicon", "oracle", "", ":", "perspective", "perspective:default", "perspective:x", "perspective:http://a b",
-                              "perspective:default#xx=en", "classifier:bad#x", "classifier:model#x", "classifier:nothing/at-all#x", "archive:bad", "archive:.", "archive:nowhere",
+                 "--scorer": ["lexicon:babel", "lexicon:nowhere.csv", "lexicon", "oracle", "", ":",
+                              "perspective", "perspective:default", "perspective:x", "perspective:http://a b",
+                              "perspective:default#xx=en",
+                              "classifier:bad#x", "classifier:model#x", "classifier:nothing/at-all#x", "archive:bad", "archive:.", "archive:nowhere",
                               "openai:http://h/v1#m", "openai:x", "ngram:bad", "noisy:", "noisy:noisy:lexicon:babel", "biased:oracle:x"],
                  "--out": ["o.csv", "o.jsonl", "o.txt", "nowhere/o.csv", "bad", "t.txt/o.csv", "generations.csv"]},
     ("metrics",): {"--in": [*FILES, "nowhere.csv", *WORDS]},
@@ -342,7 +348,8 @@ COMMANDS = {
     ("miniatures", "list"): {"--nonsense!": ["x"]},
     ("miniatures", "train"): {"": ["nothing", "", "mgpt-99", "\ud83d", "a b"]},
     ("miniatures", "check"): {"": ["nothing", "", "mgpt/x"], "--steps": ["0", "-1", "x"]},
-    ("scores", "export"): {"--out": ["t.txt", "bad", "new", "t.txt/x"], "--store": ["store.sqlite", "nowhere.sqlite", "bad", "t.txt"], "--run": ["nowhere", "bad", "runs/odd"],
+    ("scores", "export"): {"--out": ["t.txt", "bad", "new", "t.txt/x"],
+                           "--store": ["store.sqlite", "nowhere.sqlite", "bad", "t.txt"], "--run": ["nowhere", "bad", "runs/odd"],
                            "--in": ["generations.csv", *FILES], "--scorer": ["nobody", ""]},
     ("scores", "import"): {"--in": ["bad", ".", "nowhere", "t.txt", *WORDS[:8]], "--store": ["store.sqlite", "new.sqlite", "bad"], "--run": ["nowhere"]},
     ("scores", "forget"): {"--store": ["store.sqlite", "nowhere.sqlite", "bad", "t.txt"], "--run": ["nowhere", "bad"], "--scorer": ["", "x"], "--lang": ["xx"]},

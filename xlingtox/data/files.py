@@ -83,7 +83,7 @@ def parse_jsonl(
     "Rows of JSON lines, indexed by the number of the line; a malformed line is named by it"
     lines = {number: line for number, line in enumerate(text.split("\n"), 1) if line.strip()}
     rows = [_parse_row(line, fields, f"{where}, line {number}") for number, line in lines.items()]
-    return pd.DataFrame(rows, index=list(lines))
+    return pd.DataFrame(rows, index=list(lines), dtype=object)  # nothing is converted before it is checked
 
 # %% ../../nbs/02_data/01_files.ipynb #a035
 def read_jsonl(path: str | Path, fields: tuple[str, ...] = ()) -> pd.DataFrame:
@@ -177,6 +177,6 @@ def read_file(path: str | Path, schema: str) -> pd.DataFrame:
         no_text = set(SCHEMAS[schema]) - ({"toxic"} if schema == "parallel" else set())
         for column in [c for c in _CELLS if c in no_text and c in table]:
             values = [_CELLS[column](text) for text in table[column]]
-            table[column] = pd.Series(values, index=table.index, dtype=object).infer_objects()
-    table = validate(table, schema, str(path))
+            table[column] = pd.Series(values, index=table.index, dtype=object)
+    table = validate(table, schema, str(path)).infer_objects()
     return table.astype({"toxicity": float}) if "toxicity" in table else table

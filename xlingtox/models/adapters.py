@@ -24,7 +24,7 @@ _PROBLEMS = [  # what a loading error says, and what that means; the first that 
      "brings its own Python code, which is only run with allow_remote_code=True, from Python"),
     (("header", "incomplete metadata", "deserializing"),
      "has weights that cannot be read: a file is cut short, or is not the weights but a pointer to them; get it again"),
-    (("size mismatch", "mismatched sizes"), "has weights of other shapes than its config.json says"),
+    (("size mismatch", "mismatched sizes", "ignore_mismatched_sizes"), "has weights of other shapes than its config.json says"),
     (("no file named", "does not appear to have a file named model.safetensors"), _PICKLE),
     (("couldn't connect", "offline mode", "cannot find the requested files in the disk cache", "local_files_only"),
      "is not in the local cache, and the hub cannot be reached"),
