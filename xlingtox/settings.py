@@ -25,7 +25,7 @@ class Settings(BaseModel):
     def no_truth_for_a_number(cls, value, info):
         "`true` is no number, though Python takes it for 1"
         wanted = str(cls.model_fields[info.field_name].annotation)
-        values = value if isinstance(value, list) else [value]
+        values = {list: lambda: value, dict: lambda: value.values()}.get(type(value), lambda: [value])()
         if "bool" not in wanted and any(isinstance(v, bool) for v in values) and re.search(r"\b(int|float)\b", wanted):
             raise ValueError(f"should be a number, not {value!r}")
         return value

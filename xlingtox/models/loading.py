@@ -25,7 +25,9 @@ def _with_padding(tokenizer, name: str):
     "A tokenizer that can pad; `InputError` where it has no token to do it with"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token or tokenizer.unk_token
-    if tokenizer.pad_token is None or not len(tokenizer):
+    if len(tokenizer.get_vocab()) <= len(set(tokenizer.all_special_ids)):  # what the library makes up without files
+        raise InputError(f"cannot load {name}: it has no tokenizer, or one without tokens")
+    if tokenizer.pad_token is None:
         raise InputError(f"cannot load {name}: its tokenizer has no token to pad with: no pad, end, begin or unknown")
     return tokenizer
 

@@ -258,4 +258,13 @@ def load_run(
     run: str | Path,  # the run folder
 ) -> Profile:
     "The profile that a run folder was made with"
-    return Profile(**read_json(Path(run) / "profile.json"))
+    path = Path(run) / "profile.json"
+    if not isinstance(raw := read_json(path), dict):
+        raise InputError(f"{path}: not the settings of a run but {type(raw).__name__}")
+    try:
+        return Profile(**raw)
+    except ValidationError as e:
+        raise InputError(f"{_one_line(e, [(path, raw)])}; the run was made by another version, or its profile was "
+                         "changed") from None
+    except InputError as e:
+        raise InputError(f"{path}: {e}") from None

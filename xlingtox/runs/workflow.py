@@ -262,7 +262,11 @@ def status(
     folders = sorted(p.parent for p in Path(runs).glob("*/profile.json"))
     lines = [] if folders else [f"no runs in {Path(runs).resolve()}; `xlingtox reproduce` makes one"]
     for run in folders:
-        profile = load_run(run)
+        try:
+            profile = load_run(run)
+        except InputError as e:
+            lines.append(f"{run}: damaged: {e}")
+            continue
         grid = [f"  grid: {said}"] if (said := grid_progress(run)) else []
         lines += _work_lines(run, profile.title) + grid + _exhibit_lines(run, available(profile))
         lines += [f"  damaged: {said}" for said in damaged(run)]
