@@ -67,6 +67,7 @@ def verdicts(run, name):
     return {v["claim"]: v for v in json.loads((run / f"exhibits/li2024/{name}/exhibit.json").read_text())["verdicts"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCORED)
 def test_no_verdict_rests_on_scores_that_are_missing(unscored, name):
     found = verdicts(unscored, name)
@@ -75,6 +76,7 @@ def test_no_verdict_rests_on_scores_that_are_missing(unscored, name):
     assert "nan" not in text.replace("finance", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMPARED)
 def test_one_language_does_not_speak_for_others(english, name):
     found = verdicts(english, name)

@@ -109,7 +109,7 @@ def _passing(
 ) -> Fault | None:
     "The fault behind a status that passes"
     if status in (408, 429) or status >= 500:
-        return Fault(f"HTTP {status}", float(retry_after) if retry_after.isdigit() else 0.0)
+        return Fault(f"HTTP {status}", float(retry_after) if re.fullmatch("[0-9]{1,6}", retry_after) else 0.0)
 
 # %% ../../nbs/06_scorers/04_service.ipynb #a032
 def _connection_fault(
