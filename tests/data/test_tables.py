@@ -31,10 +31,13 @@ def test_each_kind_of_file_gives_the_same_table_and_metrics(tmp_path):
 
 
 @pytest.mark.parametrize("text, said", [
-    ("id,lang,text\na,en,one,x\nb,en,two,y\n", "line 2: has 4 cells, and the header has 3"), ("id,lang,text\na,en,one\nb,en\n", "line 3: has 2 cells"),
-    ('id,lang,text\na,en,"one\nb,en,two\n', "not CSV"), ("id;lang;text\na;en;one\n", "lacks the columns id"), ("id, lang, text\na, en, one\n", "lacks the columns"),
+    ("id,lang,text\na,en,one,x\nb,en,two,y\n", "line 2: has 4 cells, and the header has 3"),
+    ("id,lang,text\na,en,one\nb,en\n", "line 3: has 2 cells"),
+    ('id,lang,text\na,en,"one\nb,en,two\n', "not CSV"), ("id;lang;text\na;en;one\n", "lacks the columns id"),
+    ("id, lang, text\na, en, one\n", "lacks the columns"),
     ("id,lang,text,text\na,en,one,two\n", "more than once"), ("id,lang,text\na,fr,caf\udce9\n", "line 2: not UTF-8"), ("id,lang,text\n", "has no rows"),
-    ("id,lang,text\na,English,one\n", "unknown language English (did you mean en?)"), ("id,lang,text\na,en,one\na,en,two\n", "row 2: en a occurs more than once")])
+    ("id,lang,text\na,English,one\n", "unknown language English (did you mean en?)"),
+    ("id,lang,text\na,en,one\na,en,two\n", "row 2: en a occurs more than once")])
 def test_csv_that_is_not_guessed_at(tmp_path, text, said):
     (tmp_path / "t.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(InputError) as caught:
@@ -43,7 +46,8 @@ def test_csv_that_is_not_guessed_at(tmp_path, text, said):
 
 
 @pytest.mark.parametrize("text, texts", [
-    ('id,lang,text\na,en,"he said ""no""\nand, left"\nb,en,plain\n', ['he said "no"\nand, left', "plain"]), ("id,lang,text\na,en,one\n\nb,en,two\n", ["one", "two"]),
+    ('id,lang,text\na,en,"he said ""no""\nand, left"\nb,en,plain\n', ['he said "no"\nand, left', "plain"]),
+    ("id,lang,text\na,en,one\n\nb,en,two\n", ["one", "two"]),
     ("\ufeffid,lang,text\na,en,one\n", ["one"]), ("id,lang,text\ra,en,one\rb,en,two\r", ["one", "two"]), ("id,lang,text\na,en,one\x00two\n", ["one\x00two"]),
     ("id,lang,text\na,en," + "x" * 300_000 + "\n", ["x" * 300_000]), ("id,lang,text\na,en,\n", [""])])
 def test_csv_as_others_write_it(tmp_path, text, texts):

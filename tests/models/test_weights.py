@@ -74,7 +74,8 @@ FAULTS = {
     "inf": (lambda f: weights(f, spoil(float("inf"))), "values that are not numbers"),
     "a decoy beside a pickle": (into_pickle, "names 'weights.bin', which is no safetensors file"),
     "an index that leads elsewhere": (elsewhere, "names '../other.safetensors'"),
-    "an index of nothing": (lambda f: (f / "model.safetensors").rename(f / "model-1.safetensors") and (f / INDEX).write_text("[]"), "not the index of a checkpoint"),
+    "an index of nothing": (
+        lambda f: (f / "model.safetensors").rename(f / "model-1.safetensors") and (f / INDEX).write_text("[]"), "not the index of a checkpoint"),
     "cut": (cut, "cut short or no safetensors"),
     "a pointer": (lambda f: (f / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\nsize 1\n"), "pointer of Git LFS"),
     "pickle alone": (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "has no safetensors weights"),
@@ -146,13 +147,15 @@ def test_a_padding_token_without_a_row(whole, tmp_path, toy_tokenizer):
 
 @pytest.mark.parametrize("kind", ["roberta", "xlm-roberta", "mpnet", "distilbert", "electra", "gpt2"])
 def test_what_a_classifier_can_read_is_asked_of_it(tmp_path, toy_tokenizer, kind):
-    sizes = {"distilbert": {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 32}, "gpt2": {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 66}}.get(
+    sizes = {"distilbert": {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 32},
+             "gpt2": {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 66}}.get(
         kind, {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32})
     if kind == "electra":
         sizes["embedding_size"] = 32
     if kind != "gpt2":
         sizes["max_position_embeddings"] = 66
-    config = AutoConfig.for_model(kind, **sizes, vocab_size=len(toy_tokenizer), pad_token_id={"gpt2": None}.get(kind, 1 if "roberta" in kind or kind == "mpnet" else 0),
+    pad = None if kind == "gpt2" else 1 if "roberta" in kind or kind == "mpnet" else 0
+    config = AutoConfig.for_model(kind, **sizes, vocab_size=len(toy_tokenizer), pad_token_id=pad,
                                   id2label={0: "ok", 1: "toxic"}, label2id={"ok": 0, "toxic": 1})
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_config(config).eval()

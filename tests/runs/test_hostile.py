@@ -231,7 +231,7 @@ PATHS = ["generation.k", "generation.temperature", "generation.top_p", "generati
          "data.prompts.source", "data.prompts.n", "models.mgpt.model", "models", "data", "agreement", "leave_out", "retrieval.source", "judge.model",
          "intervention.offsets", "sites.lexicon", "capability.tasks", "extends", "nonsense", "generation.nonsense", "models.nonsense.model"]
 NEVER = {"generation.k": [0, -1, 1.5, True, "many", [], {}], "generation.temperature": [-1, True, "hot", []], "generation.top_p": [0, 1.5, -1, True],
-         "metrics.n_resamples": [0, -5, 0.5, True], "metrics.level": [0, 1, 2, True], "dpo.learning_rate": [0, -1, True, "fast"], "dpo.max_steps": [0, -1, 1.5],
+         "metrics.n_resamples": [0, -5, 0.5, True], "metrics.level": [0, 1, 2, True], "dpo.learning_rate": [0, -1, True, "fast"], "dpo.max_steps": [-1, 1.5],
          "threads.generate": [0, -1, True], "models.mgpt.seeds": [[], [-1], [0.5], [True], "all"], "languages": [[], ["xx"], "all", 7, [7]],
          "name": ["", "../up", "a/b", 7], "data.prompts.source": ["", "nowhere:x", 7, [], "file:/nowhere/at/all.csv"],
          "models.mgpt.model": ["mini:nothing", "/nowhere/at/all"], "scorer": ["", "oracle:x", "lexicon", 7], "models": [[], "mgpt", 7],

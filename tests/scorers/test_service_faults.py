@@ -1,6 +1,7 @@
 """What a service may do that looks like success: each is said, nothing is paid twice, and the quota holds over all processes."""
 import datetime
 import http.server
+import json
 import subprocess
 import sys
 import threading
@@ -144,7 +145,7 @@ def test_a_score_that_is_none_leaves_its_neighbours(tmp_path):
 
 
 def test_the_key_stays_hidden_wherever_it_is_echoed(server, tmp_path):
-    url, _ = server(400, ('{"error": {"code": 400, "message": "no", "details": [{"errorType": "COMMENT_EMPTY %s"}]}}' % KEY).encode())
+    url, _ = server(400, json.dumps({"error": {"code": 400, "message": "no", "details": [{"errorType": f"COMMENT_EMPTY {KEY}"}]}}).encode())
     judge, store = scorer(url), ScoreStore(tmp_path / "s.sqlite")
     store.score(judge, ["a"], "en")
     assert KEY not in repr(judge.missing) + store.table().to_csv() and KEY.encode() not in (tmp_path / "s.sqlite").read_bytes()
@@ -185,7 +186,8 @@ def command(server, tmp_path, monkeypatch):
     rows = [("m", "en", f"p{i}", 0, f"text {i}") for i in range(4)]
     pd.DataFrame(rows, columns=["model", "lang", "prompt_id", "sample", "text"]).to_csv(tmp_path / "g.csv", index=False)
     monkeypatch.setenv("PERSPECTIVE_QPS", "200")
-    monkeypatch.setattr(sys, "argv", ["xlingtox", "score", "--in", str(tmp_path / "g.csv"), "--scorer", f"perspective:{server}", "--out", str(tmp_path / "s.csv")])
+    words = ["--in", str(tmp_path / "g.csv"), "--scorer", f"perspective:{server}", "--out", str(tmp_path / "s.csv")]
+    monkeypatch.setattr(sys, "argv", ["xlingtox", "score", *words])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     return ended.value.code
