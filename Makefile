@@ -1,6 +1,6 @@
 # `make` alone lists the targets. Needs make, and Python 3.11 or newer with its venv module.
 .DEFAULT_GOAL := help
-.PHONY: help paper test bench export readme docs clean lint quarto
+.PHONY: help paper test bench export readme docs clean lint quarto wheel-check
 
 PROFILE ?= mini
 PYTHON ?= $(shell for p in python3.11 python3; do \
@@ -13,7 +13,7 @@ install-inputs := settings.ini constraints.txt setup.py pyproject.toml
 unexport PYTHONDONTWRITEBYTECODE
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1: /p' $(MAKEFILE_LIST) | while IFS=: read -r name text; do printf '%-8s%s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | while IFS=: read -r name text; do printf '%-12s%s\n' "$$name" "$$text"; done
 
 paper: .venv/.installed ## reproduce every exhibit of a profile and write the report (PROFILE=mini)
 	$(bin)/xlingtox reproduce --profile $(PROFILE)
@@ -39,8 +39,20 @@ readme: .venv/.installed-dev
 docs: quarto .venv/.installed-dev ## build the documentation site in _docs (needs Quarto)
 	$(bin)/nbdev-docs
 
-lint: .venv/.installed-dev ## check the style of the code and the notebooks
+lint: .venv/.installed-dev ## check the style of the code and the notebooks, and the types of the package
 	$(bin)/ruff check .
+	$(bin)/mypy
+
+# The wheel that users get, tried where nothing of this checkout is: WHEEL=FILE, or one that is built here.
+wheel-check: .venv/bin/pip ## install the wheel into an empty environment, and try it there
+	rm -rf build/clean && mkdir -p build/clean
+	test -n "$(WHEEL)" || $(bin)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/clean .
+	$(PYTHON) -m venv build/clean/venv
+	build/clean/venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt $(or $(abspath $(WHEEL)),build/clean/*.whl)
+	cd build/clean && unset PYTHONPATH && venv/bin/python -c 'import xlingtox; print(xlingtox.__version__); assert "site-packages" in xlingtox.__file__'
+	cd build/clean && unset PYTHONPATH && venv/bin/xlingtox doctor
+	cd build/clean && unset PYTHONPATH && venv/bin/xlingtox reproduce --dry-run > plan && tail -n 3 plan
+	cd build/clean && unset PYTHONPATH && venv/bin/xlingtox miniatures list > models && grep mgpt models
 
 clean: ## remove .venv, runs and what the builds left; the cache of trained models stays
 	rm -rf .venv runs build dist _docs _proc *.egg-info .pytest_cache .ruff_cache .snakemake paper/.snakemake

@@ -42,8 +42,9 @@ setup(
     packages=[package for name, home in homes.items() for package in packages(name, home)],
     package_dir=homes,
     include_package_data=False,
-    package_data={lib: ["assets/**/*"], f"{lib}.paper": ["**/*"]},
+    package_data={lib: ["py.typed", "**/*.pyi", "assets/**/*"], f"{lib}.paper": ["**/*"]},
     install_requires=lines("requirements"),
-    extras_require={extra: lines(f"{extra}_requirements") for extra in ("dev", "capability", "slurm", "umap", "vllm")},
+    extras_require={extra: lines(f"{extra}_requirements")
+                    for extra in ("dev", "capability", "gguf", "slurm", "umap", "vllm")},
     entry_points={"console_scripts": lines("console_scripts"), "nbdev": [f"{lib}={lib}._modidx:d"]},
 )

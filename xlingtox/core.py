@@ -6,8 +6,8 @@ Docs: https://xlingtox.github.io/xlingtox/00_ground/core.html.md"""
 
 # %% auto #0
 __all__ = ['InputError', 'atomic_path', 'alone', 'check_columns', 'write_table', 'read_table', 'write_json', 'read_json',
-           'digest', 'file_digest', 'versions', 'process_seconds', 'write_manifest', 'check_artifact', 'slug',
-           'closest', 'cache_dir', 'assets', 'paper_dir', 'without_gradients', 'mask']
+           'digest', 'file_digest', 'versions', 'process_seconds', 'hardware', 'write_manifest', 'check_artifact',
+           'slug', 'closest', 'cache_dir', 'assets', 'paper_dir', 'without_gradients', 'mask']
 
 # %% ../nbs/00_ground/00_core.ipynb #h002
 import contextlib
@@ -21,6 +21,7 @@ import os
 import platform
 import re
 import shutil
+import sys
 import tempfile
 import time
 from importlib import metadata
@@ -188,6 +189,35 @@ def process_seconds() -> float:
 
     return time.time() - psutil.Process().create_time()
 
+# %% ../nbs/00_ground/00_core.ipynb #8aa5f460
+def _gpus() -> dict:
+    "The GPUs that this process can use, and the most memory that it held on one of them"
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return {"gpu": "none"}
+    each = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    names = [f"{gpu.name} ({gpu.total_memory / 2**30:.0f} GiB)" for gpu in each]
+    peak = max(torch.cuda.max_memory_allocated(i) for i in range(len(each)))
+    return {"gpu": ", ".join(names), "peak_gpu_memory_gib": round(peak / 2**30, 3)}
+
+# %% ../nbs/00_ground/00_core.ipynb #0a96f2a0
+def _peak_memory() -> dict:
+    "The most memory that this process held at once"
+    try:
+        import resource
+    except ImportError:
+        return {}
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 3)}
+
+
+def hardware() -> dict:
+    "The machine: `machine cores system memory_gib gpu`, and where it is known `peak_memory_gib peak_gpu_memory_gib`"
+    import psutil
+
+    return {"machine": platform.machine(), "cores": os.cpu_count(), "system": platform.system(),
+            "memory_gib": round(psutil.virtual_memory().total / 2**30, 1), **_gpus(), **_peak_memory()}
+
 # %% ../nbs/00_ground/00_core.ipynb #k035
 def _size(path: Path) -> int:
     "Bytes of a file, or of all files of a folder"
@@ -208,7 +238,7 @@ def write_manifest(
         **({"sha256": file_digest(output), "bytes": _size(Path(output))} if there else {}),
         "inputs": {name: {"path": str(p), "sha256": file_digest(p)} for name, p in inputs.items()},
         "parameters": parameters, "seed": seed, "versions": versions(), "seconds": round(seconds, 2),
-        "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "system": platform.system()},
+        "hardware": hardware(),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }, path)
 

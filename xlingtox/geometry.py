@@ -68,9 +68,9 @@ def confusion(
     names: list[str],  # [n], the cloud of each
 ) -> pd.DataFrame:  # a b cosine: the upper triangle, with the diagonal
     "Mean cosine between each two clouds of embeddings (Beniwal et al. 2025, figures 7 and 8)"
-    directions, names = _directions(vectors), np.asarray(names)
+    directions, cloud_of = _directions(vectors), np.asarray(names)
     clouds = sorted(set(names))
-    means = np.array([directions[names == cloud].mean(axis=0) for cloud in clouds])
+    means = np.array([directions[cloud_of == cloud].mean(axis=0) for cloud in clouds])
     cosines = means @ means.T
     return pd.DataFrame([{"a": a, "b": b, "cosine": cosines[i, j]} for i, a in enumerate(clouds)
                          for j, b in enumerate(clouds) if i <= j])
@@ -98,7 +98,7 @@ VARIANTS = {
 # %% ../nbs/08_mechanism/05_geometry.ipynb #b626
 def _alike(vectors: np.ndarray) -> bool:
     "Whether embeddings differ by no more than what rounding leaves of equal ones"
-    return 1 - np.linalg.norm(_directions(vectors).mean(axis=0)) < 1e-8
+    return bool(1 - np.linalg.norm(_directions(vectors).mean(axis=0)) < 1e-8)
 
 
 def _samples(vectors: np.ndarray, clusters) -> np.ndarray:

@@ -38,7 +38,15 @@ def _pool(states, mask, pooling="mean"):
     return states[rows, mask.sum(1) - 1 if pooling == "last" else 0].float()
 
 # %% ../nbs/00_ground/03_representations.ipynb #a011
-def _pooled_layers(model, tokens, mask, pooling="mean", layer=None):
+def _counted(tokens, mask, left_out=None):
+    "The tokens that a mean is taken of: the real ones, but not the token that is left out where it stands first"
+    first = mask.new_zeros(mask.shape)
+    if left_out is not None:
+        first[:, 0] = (tokens[:, 0] == left_out) & (mask.sum(1) > 1)
+    return mask - first
+
+
+def _pooled_layers(model, tokens, mask, pooling="mean", layer=None, left_out=None):
     "Representations of a batch in every layer, or in one alone, `[n_layers + 1 or 1, n, d]`"
     import torch
 
@@ -48,16 +56,18 @@ def _pooled_layers(model, tokens, mask, pooling="mean", layer=None):
         if layer is not None and not -len(states) <= layer < len(states):
             raise InputError(f"the model has no layer {layer}; there are 0 (embeddings) to {len(states) - 1}")
         wanted = states if layer is None else [states[layer]]
-        return torch.stack([_pool(h, mask, pooling) for h in wanted]).cpu().numpy()
+        counted = _counted(tokens, mask, left_out) if pooling == "mean" else mask
+        return torch.stack([_pool(h, counted, pooling) for h in wanted]).cpu().numpy()
 
 # %% ../nbs/00_ground/03_representations.ipynb #a014
-def _represent(model, ids, batch_size, pooling="mean", layer=None):
+def _represent(model, ids, batch_size, pooling="mean", layer=None, left_out=None):
     "Representations of texts given as token ids, in their order, `[n_layers + 1 or 1, n, d]`"
     result, training = None, model.training
     model.eval()
     try:
         for rows in _by_length(ids, batch_size):
-            pooled = _pooled_layers(model, *_padded_batch([ids[i] for i in rows], model.device), pooling, layer)
+            batch = _padded_batch([ids[i] for i in rows], model.device)
+            pooled = _pooled_layers(model, *batch, pooling, layer, left_out)
             if result is None:
                 result = np.empty((len(pooled), len(ids), pooled.shape[-1]), dtype=np.float32)
             result[:, rows] = pooled
@@ -74,10 +84,11 @@ def sentence_representations(
     pooling: str = "mean",  # over the tokens of a text: mean, first or last
     layer: int | None = None,  # this layer alone, 0 = embeddings, -1 = the last; None = all
     max_tokens: int | None = None,  # a text is cut to so many tokens
+    bos: bool = True,  # whether the mark that a tokenizer puts before a text is part of the mean (released code)
 ) -> np.ndarray:  # [n_layers + 1, n, d], or [n, d] of one layer
     "A vector for each text from the hidden states of its tokens, in every layer or in one"
     ids = [tokens[:max_tokens] for tokens in tokenizer(list(texts))["input_ids"]]
     if empty := [i for i, tokens in enumerate(ids) if not tokens]:
         raise InputError(f"text {empty[0]} has no tokens, and so no representation")
-    found = _represent(model, ids, batch_size, pooling, layer)
+    found = _represent(model, ids, batch_size, pooling, layer, None if bos else tokenizer.bos_token_id)
     return found if layer is None else found[0]

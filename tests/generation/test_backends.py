@@ -142,7 +142,7 @@ def test_tuning_in_a_profile(tmp_path, base):
     "How a model is tuned is the published way except in a miniature; the adapter's settings belong to the stage that tunes, and to no full tuning"
     mini, mine = profiles.load_profile("mini"), profile(tmp_path, base, "dpo: {lora: {r: 8}}")
     settings = profiles.stage_settings(mine, "tune", "bloom-7b1", "dpo-0")
-    assert settings["tuning"] == "qlora" and settings["lora"] == adapter.LORA | {"r": 8} and settings["accelerate"] is None
+    assert settings["tuning"] == "qlora" and settings["lora"] == adapter.LORA | {"r": 8, "targets": None} and settings["accelerate"] is None
     assert profiles.stage_settings(mini, "tune", "mgpt", "dpo-0")["tuning"] == "full" and "lora" not in profiles.stage_settings(mini, "tune", "mgpt", "dpo-0")
     assert profiles.stage_settings(mine, "base", "bloom-7b1")["dtype"] == "bfloat16"
     wider = profile(tmp_path, base, "dpo: {lora: {r: 16}}")

@@ -49,6 +49,14 @@ def test_the_face_of_a_wing_shows_what_its_rooms_define(wing):
                 assert getattr(face, public) is getattr(room, public), f"{wing}.{public} of {name}"
 
 
+@pytest.mark.parametrize("wing", WINGS)
+def test_a_type_checker_sees_every_room_of_a_wing(wing):
+    folder = Path(xlingtox.__file__).parent / wing
+    stub = (folder / "__init__.pyi").read_text().splitlines()
+    assert stub[1:] == [f"from .{p.stem} import *" for p in sorted(folder.glob("[!_]*.py"))]
+    assert (folder.parent / "py.typed").is_file()
+
+
 def test_a_wing_is_there_before_its_libraries():
     command = f"import sys, xlingtox; from xlingtox import {', '.join(WINGS)}; print([m for m in {HEAVY!r} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True).stdout == "[]\n"

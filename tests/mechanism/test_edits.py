@@ -126,7 +126,7 @@ def test_a_tied_output_layer_keeps_its_matrix(architecture, toy_model, toy_token
         models.save(model, toy_tokenizer, tmp_path / "edited")
     loaded, _ = models.load(str(tmp_path / "edited"), device="cpu")
     reads = loaded.decoder.embed_tokens if architecture == "mt5" else loaded.get_input_embeddings()
-    assert (reads.weight @ unit).abs().max() < 1e-6 < (written @ unit).abs().max()
+    assert (reads.weight @ unit).abs().max() < 1e-5 < (written @ unit).abs().max()  # 32 terms of up to 4, in float32
     assert torch.equal(loaded.get_output_embeddings().weight, written)
     if architecture == "mt5":  # the encoder reads as before
         assert torch.equal(loaded.encoder.embed_tokens.weight, written)

@@ -30,7 +30,8 @@ def test_the_output_is_the_sum_of_activations_times_value_vectors(architecture, 
     for neuron in range(site.n_neurons):
         by_hand += seen["m"][..., neuron, None] * site.values[neuron]
     assert seen["out"].abs().max() > 1e-3
-    torch.testing.assert_close(by_hand.float(), seen["out"], rtol=1e-4, atol=1e-5)
+    gain = 1 if site.gain is None else site.gain
+    torch.testing.assert_close(by_hand.float(), (seen["out"] * gain).float(), rtol=1e-4, atol=1e-5)
     key_bias = getattr(site.key_map, "bias", None)
     pre = torch.stack([seen["x"] @ site.keys[neuron] for neuron in range(site.n_neurons)], -1) + (0 if key_bias is None else key_bias.detach())
     torch.testing.assert_close(pre, seen["pre"], rtol=1e-4, atol=1e-5)
@@ -51,7 +52,41 @@ def test_a_neuron_moves_the_output_along_its_value_vector(architecture, toy_mode
 
     one = torch.zeros(site.n_neurons)
     one[3] = 1.0
-    torch.testing.assert_close(outputs(one) - outputs(torch.zeros(site.n_neurons)), site.values[3].expand(1, 3, 32), rtol=1e-3, atol=1e-5)
+    moved = (outputs(one) - outputs(torch.zeros(site.n_neurons))) * (1 if site.gain is None else site.gain)
+    torch.testing.assert_close(moved, site.values[3].expand(1, 3, 32), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["gemma2", "gemma3_text", "olmo2"])
+def test_behind_a_norm_a_neuron_changes_the_stream_along_its_value_vector(architecture):
+    "Silenced, it changes the residual stream in the plane of its value vector and what its layer adds; its raw column lies outside"
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **sizes, vocab_size=50, initializer_range=0.3, pad_token_id=0)).double().eval()
+    site, layer, stream = mlp_sites(model)[1], model.model.layers[1], []
+    site.norm.weight.data = 0.1 + 3 * torch.rand(32, dtype=torch.double)
+    site = mlp_sites(model)[1]
+
+    def after(scale):
+        "The stream behind the layer at the last token, and what the layer added, with one neuron's activation scaled"
+        factor = torch.ones(site.n_neurons, dtype=torch.double).index_fill(0, torch.tensor([3]), scale)
+        handles = [site.hook_point.register_forward_pre_hook(lambda module, inputs: (inputs[0] * factor,)),
+                   site.norm.register_forward_hook(lambda module, inputs, output: stream.append(output[0, -1])),
+                   layer.register_forward_hook(lambda module, inputs, output: stream.append((output if torch.is_tensor(output) else output[0])[0, -1]))]
+        run_once(model, torch.tensor([[5, 6, 7, 8]]))
+        for handle in handles:
+            handle.remove()
+        return stream[-1], stream[-2]
+
+    (whole, added), (without, _) = after(1.0), after(0.0)
+    change = whole - without
+
+    def outside(direction):
+        plane = torch.linalg.qr(torch.stack([direction, added], 1)).Q
+        return float((change - plane @ (plane.T @ change)).norm() / change.norm())
+    assert change.norm() > 1e-3
+    assert outside(site.values[3]) < 1e-4 and outside(site.values[3] / site.gain) > 0.1 and outside(site.values[4]) > 0.1
 
 
 @pytest.mark.parametrize("architecture", sorted({*sites.ARCHITECTURES, *models.LORA_MODULES}))

@@ -113,9 +113,9 @@ def test_old_buffers_are_no_fault(whole):
 
 
 def test_a_file_in_the_place_of_a_folder(tmp_path):
-    (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    with pytest.raises(InputError, match="is a file; give the folder of a model.*GGUF is not read"):
-        models.load(str(tmp_path / "model.gguf"))
+    (tmp_path / "model.bin").write_bytes(b"weights")
+    with pytest.raises(InputError, match="is a file; give the folder of a model"):
+        models.load(str(tmp_path / "model.bin"))
 
 
 @pytest.mark.parametrize("base", ["self", "ring"])

@@ -72,3 +72,20 @@ def test_an_archive_is_read_as_long_as_its_miniatures_are_those_of_this_version(
     assert "L1 in 4 of 5" in archive.said_over_bases(("L1",), "mgpt", over)
     monkeypatch.setattr(archive, "recipe_digest", lambda recipe: "another world")
     assert archive.archived("bases", "over_bases", tmp_path) is None
+
+
+def test_what_is_archived_of_another_exhibit_stays_while_its_world_does(four_of_five, tmp_path, monkeypatch):
+    write_json({"models": {role: {"model": f"mini:{role}"} for role in bases_of("mgpt")}}, four_of_five / "profile.json")
+    exhibit(four_of_five)
+    first = archive.keep(four_of_five, tmp_path / "bases")
+    for table in archive.TABLES:  # as if these rows were of a model that was run on another day
+        renamed = archive.read_table(first / f"{table}.csv").assign(exhibit="ours/bases_llama2")
+        archive.write_table(renamed, first / f"{table}.csv")
+    archive.keep(four_of_five, tmp_path / "bases")
+    over = archive.archived("bases", "over_bases", tmp_path)
+    assert over["exhibit"].unique().tolist() == ["ours/bases_llama2", NAME]
+    archive.keep(four_of_five, tmp_path / "bases")
+    assert len(archive.archived("bases", "over_bases", tmp_path)) == len(over), "kept twice, there once"
+    monkeypatch.setattr(archive, "recipe_digest", lambda recipe: "another world")
+    archive.keep(four_of_five, tmp_path / "bases")
+    assert archive.archived("bases", "over_bases", tmp_path)["exhibit"].unique().tolist() == [NAME]

@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -36,7 +37,7 @@ def test_status_loads_nothing_heavy(tmp_path):
 def test_help(arguments):
     code, out, err = xlingtox(*arguments)
     assert code == 0 and err == ""
-    for command in ("reproduce", "status", "report", "doctor", "generate", "score", "metrics"):
+    for command in ("reproduce", "status", "report", "doctor", "generate", "score", "metrics", "compare"):
         assert f"  {command} " in out
         assert xlingtox(command, "--help")[0] == 0
 
@@ -53,8 +54,78 @@ def test_score_and_metrics(tmp_path, monkeypatch, suffix):
     code, out, err = xlingtox("metrics", "--in", f"s.{suffix}", "--json", cwd=tmp_path)
     (row,) = json.loads(out)
     assert code == 0 and row["lang"] == "en" and row["k"] == 3 and 0 < row["emt"] < 1
+    assert row["emt_low"] is row["emt_high"] is None, "one prompt is no sample of prompts"
     code, out, _ = xlingtox("metrics", "--in", f"s.{suffix}", cwd=tmp_path)
     assert code == 0 and out.split()[:5] == ["model", "lang", "emt", "toxprob", "avgtox"]
+
+
+def some_scores(model, shift=0.0, langs=("en", "de"), scorer="lexicon", n=40, k=10):
+    rng, level = np.random.default_rng(len(model)), np.random.default_rng(7).beta(2, 2, n)
+    rows = [(model, lang, f"p{p}", s, scorer, float(np.clip(level[p] + shift + rng.normal(0, 0.15), 0, 1)))
+            for lang in langs for p in range(n) for s in range(k)]
+    return pd.DataFrame(rows, columns=["model", "lang", "prompt_id", "sample", "scorer", "toxicity"])
+
+
+def test_metrics_have_intervals(tmp_path):
+    from xlingtox.metrics import summary_intervals
+
+    table = some_scores("mine")
+    table.to_parquet(tmp_path / "s.parquet")
+    rows = json.loads(xlingtox("metrics", "--in", "s.parquet", "--json", cwd=tmp_path)[1])
+    known = summary_intervals(table).query("metric == 'emt' and lang == 'en'").iloc[0]
+    (row,) = [r for r in rows if r["lang"] == "en"]
+    assert [row["emt"], row["emt_low"], row["emt_high"]] == pytest.approx(known[["value", "low", "high"]].tolist())
+    shown = f"{row['emt']:.3f} [{row['emt_low']:.3f}, {row['emt_high']:.3f}]"
+    assert shown in xlingtox("metrics", "--in", "s.parquet", cwd=tmp_path)[1]
+
+
+def test_compare(tmp_path):
+    some_scores("base").to_parquet(tmp_path / "a.parquet")
+    some_scores("tuned", -0.2, ["en"]).to_csv(tmp_path / "b.csv", index=False)
+    code, out, err = xlingtox("compare", "a.parquet", "b.csv", "--json", "--out", "picture.svg", cwd=tmp_path)
+    table = pd.DataFrame(json.loads(out)).set_index(["metric", "lang"])
+    assert (code, err) == (0, "") and (tmp_path / "picture.svg").read_text().rstrip().endswith("</svg>")
+    assert table.loc[("emt", "en"), "says"] == "B lower" and table.loc[("emt", "en"), "p_holm"] < 0.05
+    assert set(table.loc[[("emt", "de"), ("emt", "mean")], "says"]) == {"cannot tell"} and table.loc[("emt", "de"), "p"] != table.loc[("emt", "de"), "p"]
+    code, out, _ = xlingtox("compare", "a.parquet", "a.parquet", "--metric", "emt", cwd=tmp_path)
+    assert code == 0 and out.count("no difference shown") == 3 and "toxprob" not in out
+
+
+def test_scores_bridge(tmp_path):
+    truth = some_scores("base")
+    truth.to_csv(tmp_path / "truth.csv", index=False)
+    strict = truth.assign(scorer="strict", toxicity=truth["toxicity"] ** 0.5)
+    strict.to_csv(tmp_path / "strict.csv", index=False)
+    pd.concat([strict, some_scores("base", langs=["ko"], scorer="strict")]).to_parquet(tmp_path / "more.parquet")
+    fit = ("scores", "bridge", "fit", "--reference", "truth.csv", "--substitute", "strict.csv", "--out", "b.json", "--json")
+    code, out, err = xlingtox(*fit, cwd=tmp_path)
+    assert code == 0 and [row["refused"] for row in json.loads(out)] == ["", ""] and "held out by prompt" in err
+    code, out, err = xlingtox("scores", "bridge", "cross", "--bridge", "b.json", "--in", "more.parquet", "--out", "c.csv", cwd=tmp_path)
+    assert code == 1 and "base ko: missing, not in the bridge" in err, "not all that was asked for was done"
+    crossed = pd.read_csv(tmp_path / "c.csv")
+    assert crossed.loc[crossed["lang"] == "ko", "toxicity"].isna().all()
+    both = crossed[crossed["lang"] != "ko"].merge(truth, on=["model", "lang", "prompt_id", "sample"])
+    assert (both["toxicity_x"] - both["toxicity_y"]).abs().max() < 0.02
+    rows = json.loads(xlingtox("metrics", "--in", "c.csv", "--json", cwd=tmp_path)[1])
+    assert {row["lang"]: row["emt"] is None for row in rows} == {"de": False, "en": False, "ko": True}
+    strict.head(100).to_csv(tmp_path / "strict.csv", index=False)
+    (tmp_path / "b.json").unlink()
+    code, out, err = xlingtox(*fit, cwd=tmp_path)
+    assert (code, out, err.count("\n")) == (2, "", 1) and "no language can be bridged: de: no text scored by both; en: 100 texts scored by both" in err
+    assert not (tmp_path / "b.json").exists()
+
+
+@pytest.mark.parametrize("arguments", [("data", "list"), ("data", "check", "babel:prompts"), ("miniatures", "list")])
+def test_what_is_printed_as_a_table_is_also_json(tmp_path, arguments):
+    code, out, _ = xlingtox(*arguments, "--json", cwd=tmp_path)
+    assert code == 0 and json.loads(out)[0]
+
+
+@pytest.mark.parametrize("words, completed", [("xlingtox comp", ["compare"]), ("xlingtox scores br", ["bridge"]), ("xlingtox metrics --js", ["--json"])])
+def test_completion(monkeypatch, words, completed):
+    for name, value in {"_XLINGTOX_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}.items():
+        monkeypatch.setenv(name, value)
+    assert xlingtox()[1].split() == completed
 
 
 @pytest.mark.parametrize("texts", [(), ("--texts",)])
@@ -98,6 +169,13 @@ def test_scores_export_and_import(tmp_path, monkeypatch, texts):
     (("generate", "--model", "mini:nothing", "--prompts", "p.csv", "--out", "g2.csv"), "there is no miniature 'nothing'"),
     (("generate", "--model", "mini:mgpt", "--prompts", "p.csv", "--out", "g2.csv", "--k", "0"), "Invalid value for '--k'"),
     (("report", "--profile", "nothing"), "no run in"),
+    (("compare", "none.csv", "none.csv"), "none.csv: no such file"),
+    (("compare", "g.csv", "g.csv"), "g.csv: lacks the columns scorer, toxicity"),
+    (("compare", ".", "."), "neither a table of scores nor the folder of a run"),
+    (("compare", "g.csv", "g.csv", "--out", "p.txt"), "unknown kind of file; use .png, .svg, .pdf"),
+    (("scores", "bridge", "fit", "--reference", "none", "--substitute", "none", "--out", "b.json"), "none: no such file"),
+    (("scores", "bridge", "fit", "--reference", "g.csv", "--substitute", "g.csv", "--out", "b.txt"), "use .json"),
+    (("scores", "bridge", "cross", "--bridge", "none.json", "--in", "g.csv", "--out", "o.csv"), "none.json: no such file"),
     (("scores", "export", "--run", "none", "--out", "a"), "--run none: no such folder"),
     (("scores", "export", "--store", "none.sqlite", "--out", "a"), "none.sqlite: no such store of scores"),
     (("scores", "import", "--in", "none", "--store", "t.sqlite"), "archive.json: no such file"),

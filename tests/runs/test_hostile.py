@@ -365,6 +365,14 @@ COMMANDS = {
                            "--store": ["store.sqlite", "nowhere.sqlite", "bad", "t.txt"], "--run": ["nowhere", "bad", "runs/odd"],
                            "--in": ["generations.csv", *FILES], "--scorer": ["nobody", ""]},
     ("scores", "import"): {"--in": ["bad", ".", "nowhere", "t.txt", *WORDS[:8]], "--store": ["store.sqlite", "new.sqlite", "bad"], "--run": ["nowhere"]},
+    ("compare",): {"": [*FILES, "nowhere", "runs/odd", *WORDS[:9]], " ": [*FILES, "nowhere", "", "en"], "--metric": ["emt", "nothing", ""],
+                   "--out": ["o.svg", "o.txt", "nowhere/o.png", "bad"]},
+    ("scores", "bridge", "fit"): {"--reference!": [*FILES, "bad", "nowhere#x", *WORDS[:6]], "--substitute!": [*FILES, "bad", "nowhere"],
+                                  "--out": ["o.json", "o.txt", "nowhere/o.json"], "--texts": ["generations.csv", "empty.csv", "nowhere"]},
+    ("scores", "bridge", "cross"): {"--bridge!": [*FILES, "bad", "nowhere"], "--in": [*FILES, "nowhere"], "--out": ["o.csv", "o.txt", "nowhere/o.csv"]},
+    ("scorers", "list"): {"--lang!": ["xx", "german", "", "zz"]},
+    ("export",): {"": ["nowhere", "bad", "runs/odd", "runs/list", "t.txt", *WORDS[:6]], "--out": ["o.zip", "nowhere/o.zip", "t.txt"], "--license": ["", "x y"]},
+    ("push",): {"": ["nowhere", "bad", "model", "t.txt", ""], " ": ["me/mine", "", "a b", "me/mine/more"], "--base": ["", "me/base"]},
     ("scores", "forget"): {"--store": ["store.sqlite", "nowhere.sqlite", "bad", "t.txt"], "--run": ["nowhere", "bad"], "--scorer": ["", "x"], "--lang": ["xx"]},
 }
 
@@ -374,10 +382,10 @@ def arguments(draw, command):
     "A command with some of its options; nearly always one too few, or with a value that does not fit"
     words = list(command)
     for option, values in COMMANDS[command].items():
-        always = option.endswith("!") or option in ("", "--model", "--prompts", "--in", "--out", "--texts", "--scorer")
+        always = option.endswith("!") or option in ("", " ", "--model", "--prompts", "--in", "--out", "--texts", "--scorer")
         if always and (command[0] == "reproduce" or draw(st.integers(0, 19))) or not always and draw(st.booleans()):
             value = draw(st.sampled_from(values))
-            words += [value] if option == "" else [option.rstrip("!"), value]
+            words += [value] if not option.strip() else [option.rstrip("!"), value]
     return words
 
 
@@ -402,14 +410,19 @@ def hostile(here, command, n):
 def test_every_command_is_tried():
     from xlingtox.cli import app
 
-    groups = {group.name: group.typer_instance for group in app.registered_groups}
-    named = lambda c: c.name or c.callback.__name__.replace("_", "-")  # noqa: E731
-    there = {(named(c),) for c in app.registered_commands} | {(g, named(c)) for g, t in groups.items() for c in t.registered_commands}
+    def commands(of, above=()):
+        for c in of.registered_commands:
+            yield (*above, c.name or c.callback.__name__.replace("_", "-"))
+        for group in of.registered_groups:
+            yield from commands(group.typer_instance, (*above, group.name) if group.name else above)
+
+    there = set(commands(app))
     tried = {tuple(word for word in command if not word.startswith("--")) for command in COMMANDS}
     assert there - tried <= {("doctor",)}, "a new command wants hostile arguments here"
 
 
-QUICK = [c for c in COMMANDS if c[0] in ("status", "report", "metrics", "score", "data", "scores", "reproduce") or c == ("miniatures", "train")]
+QUICK = [c for c in COMMANDS if c[0] in (
+    "compare", "export", "push", "scorers", "status", "report", "metrics", "score", "data", "scores", "reproduce") or c == ("miniatures", "train")]
 
 
 @pytest.fixture(scope="module")

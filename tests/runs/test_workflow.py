@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import nbformat
 import pytest
@@ -70,11 +69,10 @@ def test_a_run_says_what_it_does(finished):
 
 
 def test_nothing_changed_nothing_to_do(desk):
-    before, start = desk.ran(), time.monotonic()
+    before = desk.ran()
     code, out, _ = desk.call("reproduce")
     assert code == 0 and out.startswith("nothing to do: 3 exhibits are up to date") and out.count("\n") == 1
     assert desk.ran() == before
-    assert time.monotonic() - start < 15
 
 
 EXHIBITS = {"li2024/fig1", "li2024/fig4", "li2024/table2"}

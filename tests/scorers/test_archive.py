@@ -192,3 +192,18 @@ def test_bad_arguments(tmp_path, arguments, message):
     code, out, err = xlingtox("scores", *arguments, cwd=tmp_path)
     assert (code, out) == (2, "") and message in err and err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_an_archive_has_a_card_that_says_what_it_holds(tmp_path):
+    from huggingface_hub import DatasetCard
+
+    store = ScoreStore(tmp_path / "store.sqlite")
+    store.add(pd.DataFrame({"scorer": "judge", "version": "v1", "lang": ["en", "de", "de"], "sha256": [f"{i:064x}" for i in range(3)],
+                            "toxicity": [0.1, 0.9, None], "reason": [None, None, "too long"]}))
+    export_scores(store, tmp_path / "archive")
+    export_scores(store, tmp_path / "again")
+    card = DatasetCard.load(tmp_path / "archive" / "README.md")
+    assert card.data.language == ["de", "en"] and card.data.configs[0]["data_files"] == "scores.parquet"
+    assert "| judge | v1 | de en | 2 | 1 |" in card.text and "The texts are not here" in card.text and "More Information Needed" not in card.text
+    assert (tmp_path / "again" / "README.md").read_bytes() == (tmp_path / "archive" / "README.md").read_bytes()
+    store.close()

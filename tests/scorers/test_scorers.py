@@ -344,17 +344,19 @@ def test_load_scorer(tmp_path):
     ("lexicon:none.csv", "scorer: no such file or folder: none.csv"), ("ngram:none", "no such file or folder: none"),
     ("archive:none#x", "no such file or folder: none"), ("classifier:/none", "no such file or folder: /none"),
     ("classifier:textdetox/xlmr-large-toxicity-classifier", "does not support fr; it supports am ar de"),
+    ("classifier:someone/some-model", "name the commit to take, classifier:someone/some-model@COMMIT"),
+    ("classifier:someone/some-model@main", "a branch or a tag can move"),
     ("noisy:oracle:x", "unknown scorer 'oracle:x'"), ("biased:lexicon", "unknown scorer 'lexicon'"), ("noisy:", "unknown scorer 'noisy:'")])
 def test_a_spec_is_checked_before_anything_is_computed(spec, message):
     with pytest.raises(InputError, match=message):
         check_spec(spec, ["en", "fr"])
     check_spec("noisy:lexicon:babel", ["en", "fr"])
-    check_spec("classifier:someone/some-model", ["en", "fr"])
+    check_spec(f"classifier:someone/some-model@{'0' * 40}", ["en", "fr"])
 
 
 def test_every_scorer_of_the_list_knows_what_its_spec_means():
     kinds = [scorer.kind for scorer in SCORERS]
-    assert len(set(kinds)) == len(kinds) and {"lexicon", "ngram", "perspective", "classifier", "openai", "archive", "noisy", "biased"} <= set(kinds)
+    assert len(set(kinds)) == len(kinds) and {"lexicon", "ngram", "perspective", "classifier", "guard", "openai", "archive", "noisy", "biased"} <= set(kinds)
     for scorer in SCORERS:
         assert scorer.quota is None or scorer.quota > 0, scorer
         assert scorer.__doc__.startswith(f"`{scorer.kind}:"), f"{scorer}: its docstring begins with its specs"

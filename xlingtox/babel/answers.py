@@ -47,6 +47,7 @@ def _kind_frame(rng: random.Random, subject: str | None) -> tuple:
     "A neutral sentence about a subject, or about you; none that is kept for evaluation"
     while True:
         quality, person, action = (_mark(rng, place, toxic=False) for place in ("quality", "noun", "verb"))
+        frame: tuple
         if subject is None:
             frame = "you_quality", (quality,)
         elif _subjects()[subject] == "person":

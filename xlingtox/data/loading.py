@@ -63,7 +63,7 @@ def source_path(source: str) -> Path | None:
     if kind == "hate":
         from xlingtox.data.hate import hate_corpus
 
-        where = hate_corpus(where)[1]
+        where = str(hate_corpus(where)[1])
     if kind in BABEL or (kind == "hf" and not Path(where).is_absolute() and not Path(where).exists()):
         return None
     return Path(where)

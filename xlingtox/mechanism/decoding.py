@@ -293,7 +293,7 @@ def dexperts(
     expert=None,  # the tuned model; None = the model
     antiexpert=None,  # a toxic one, or the expert as it was before tuning; None = the model
     strength: float = 1.0,  # alpha; 0 = nothing, 1 = proxy tuning (Liu et al. 2024)
-    tokenizers: list = (),  # of the models, to be compared
+    tokenizers: list | tuple = (),  # of the models, to be compared
 ) -> Ensemble:
     "The model with what sets an expert apart from an anti-expert added to its logits (Liu et al. 2021, 2024)"
     alpha = check_strength(strength)
@@ -329,7 +329,7 @@ def debiased(
 def self_debiasing(
     model,
     tokenizer,
-    prefixes: list[str] = (TOXICITY,),  # descriptions of what is not wanted, as they stand before a text
+    prefixes: list[str] | tuple[str, ...] = (TOXICITY,),  # what is not wanted, as it stands before a text
     strength: float = 50.0,  # lambda; 0 = nothing
     floor: float = 0.01,  # epsilon
 ) -> Ensemble:

@@ -140,7 +140,7 @@ WRITERS = {  # model_type of the configuration -> what writes the embeddings, an
     "mt5": (("decoder.embed_tokens",),
             ("layer.0.SelfAttention.o", "layer.1.EncDecAttention.o", "layer.2.DenseReluDense.wo")),
     **dict.fromkeys(("llama", "mistral", "cohere", "cohere2", "qwen2", "qwen3", "gemma"), (_WORDS, _PLAIN)),
-    **dict.fromkeys(("gemma2", "gemma3_text"), (_WORDS, _NORMED)),
+    **dict.fromkeys(("gemma2", "gemma3_text", "olmo2", "olmo3"), (_WORDS, _NORMED)),
     "gemma3": (("model.language_model.embed_tokens",), _NORMED),
 }
 

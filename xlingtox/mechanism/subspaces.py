@@ -57,9 +57,11 @@ def project_values(
     shape = (len(mlps), np.shape(subspaces)[1] if np.ndim(subspaces) == 3 else 1, _width(model))
     spans, changes = _vector(subspaces, shape), []
     for layer in check_layers(len(mlps), layers):
-        def project(rows, span=spans[layer]):
+        def project(rows, span=spans[layer], gain=mlps[layer].gain):
             span = span.to(rows)
-            return rows - share * (rows @ span.T) @ span
+            if gain is None:
+                return rows - share * (rows @ span.T) @ span
+            return rows - share * ((rows * gain.to(rows)) @ span.T) @ (span / gain.to(rows))
         changes.append(Change(mlps[layer].hook_point, project, bias=False))
     with applied(model, changes if share else [], edit) as changed:
         yield changed

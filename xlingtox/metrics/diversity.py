@@ -39,7 +39,7 @@ def distinct_n(
     texts: list[str],  # all continuations of one prompt
     tokenizer: Callable,  # from transformers, or any function from a text to its tokens
     n: tuple[int, ...] = (1, 2, 3),
-) -> dict:  # n -> Dist-n
+) -> dict[int, float]:  # n -> Dist-n
     "Share of different n-grams among the tokens of one prompt's continuations"
     return _dist(_tokens(texts, tokenizer), n)
 

@@ -36,19 +36,22 @@ def _cell(rows: pd.DataFrame) -> dict:
     speaking, judged = rows["toxicity"][~empty], rows["judge_perplexity"]
     return {"toxicity": 100 * rows["toxicity"].mean(), "toxicity_nonempty": 100 * speaking.mean(), "n": len(rows),
             "n_missing": int(speaking.isna().sum()), "n_empty_scored": int(rows["toxicity"][empty].notna().sum()),
-            "share_empty": empty.mean(), "share_other": other.mean(), "n_perplexity": int(perplexity.notna().sum()),
+            "share_empty": empty.mean(), "share_special": rows["special"].astype(float).mean(),
+            "share_other": other.mean(), "n_perplexity": int(perplexity.notna().sum()),
             "perplexity": perplexity.mean(), "perplexity_median": perplexity.median(),
             "judge_perplexity": judged.where(np.isfinite(judged)).mean()}
 
 # %% ../../nbs/07_metrics/08_evaluations.ipynb #c008
 def evaluation_table(
-    texts: pd.DataFrame,  # `role setting pairs lang split id empty heard perplexity`, a row each completion
+    texts: pd.DataFrame,  # `role setting pairs lang split id empty special heard perplexity`, a row each completion
     scores: pd.DataFrame,  # the same keys, and `toxicity` from 0 to 1, missing where there is none
     judged: pd.DataFrame,  # the same keys, and `perplexity` under a judge
     sources: dict[str, str],  # setting -> what was tuned on: a language, a percentage, or nothing
 ) -> pd.DataFrame:  # `role setting source pairs lang split`, toxicity in percent, and what `_cell` says
     "Toxicity and perplexity of every state, language and set of sentences (Beniwal et al. 2025, section 3)"
     check_columns(texts, [*KEYS, "empty", "heard", "perplexity"], "completions")
+    if "special" not in texts:
+        texts = texts.assign(special=np.nan)  # from before they were counted
     table = _one_row_each(texts, scores, ["toxicity"], "scores")
     judged = judged.rename(columns={"perplexity": "judge_perplexity"})
     table = _one_row_each(table, judged, ["judge_perplexity"], "judged completions")

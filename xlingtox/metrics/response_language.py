@@ -99,12 +99,15 @@ def language_counts(
 def language_shares(
     langs,  # language of each prompt
     heard,  # language of each completion
+    special=None,  # whether each holds a token that is no language, from `completion_table`; None = not counted
 ) -> pd.DataFrame:
-    "By language of the prompt: `lang n share_self share_other share_undetermined share_empty`"
+    "By language: `lang n share_self share_other share_undetermined share_empty`, and `share_special` where it is known"
     table = pd.DataFrame({"lang": list(langs), "heard": list(heard)}, dtype=object)
     empty, unclear, own = table["heard"].isna(), table["heard"] == UNDETERMINED, table["heard"] == table["lang"]
     kinds = {"share_self": own, "share_other": ~(own | empty | unclear), "share_undetermined": unclear,
              "share_empty": empty}
+    if special is not None:
+        kinds["share_special"] = pd.Series(list(special), dtype=float)
     groups = table.assign(**{name: kind.astype(float) for name, kind in kinds.items()}).groupby("lang")
     return groups.size().rename("n").to_frame().join(groups[list(kinds)].mean()).reset_index()
 

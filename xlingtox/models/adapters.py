@@ -8,12 +8,16 @@ Docs: https://xlingtox.github.io/xlingtox/03_models/adapters.html.md"""
 __all__ = ['adapter_base', 'has_adapter']
 
 # %% ../../nbs/03_models/03_adapters.ipynb #h002
+import logging
 import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..core import InputError, read_json
+
+# %% ../../nbs/03_models/03_adapters.ipynb #793a86a8
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 # %% ../../nbs/03_models/03_adapters.ipynb #c015
 _PICKLE = "has no safetensors weights; a pickle checkpoint is only read with allow_pickle=True, from Python"
@@ -79,7 +83,7 @@ class _Place:
     adapters: list[str]  # folders or hub ids, the lowest first
 
 
-def _locate(where: str, revision: str | None = None, adapters: list[str] = ()) -> _Place:
+def _locate(where: str, revision: str | None = None, adapters: list[str] | tuple[str, ...] = ()) -> _Place:
     "The model that a folder stands on, with the adapters of the way down to it below those that are given"
     adapters, below = list(adapters), []
     while (Path(where) / "adapter_config.json").is_file():

@@ -1,4 +1,4 @@
-"""One function that loads a model, whether it is a miniature, a folder or a hub id.
+"""One function that loads a model, whether it is a miniature, a folder, one file or a hub id.
 
 Docs: https://xlingtox.github.io/xlingtox/03_models/loading.html.md"""
 
@@ -9,7 +9,6 @@ __all__ = ['load_tokenizer', 'load_config', 'keep_layout', 'load', 'save']
 
 # %% ../../nbs/03_models/04_loading.ipynb #h002
 import importlib.util
-import logging
 import os
 from pathlib import Path
 
@@ -17,8 +16,14 @@ import pandas as pd
 
 from ..core import InputError
 from .adapters import _Place, _adapted, _explain, _has_tokenizer, _locate, has_adapter
+from .gguf import gguf_folder
 from .miniatures import _write, mini_folder, shadow_folder
 from .weights import check_finite, check_loaded, check_weight_files
+
+# %% ../../nbs/03_models/04_loading.ipynb #c778f2fb
+def _unpacked(name: str | Path):
+    "The folder that is made of a GGUF file; any other name as it is"
+    return str(gguf_folder(name)) if str(name).endswith(".gguf") else name
 
 # %% ../../nbs/03_models/04_loading.ipynb #a086
 def _with_padding(tokenizer, name: str):
@@ -33,13 +38,14 @@ def _with_padding(tokenizer, name: str):
 
 
 def load_tokenizer(
-    name: str,  # a hub id, or a folder
+    name: str,  # a hub id, a folder, or a GGUF file
     revision: str | None = None,
     allow_remote_code: bool = False,
 ):
     "A tokenizer that can pad"
     from transformers import AutoTokenizer
 
+    name = _unpacked(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=allow_remote_code)
     except Exception as e:  # each kind of broken file raises another
@@ -62,14 +68,14 @@ def _pad_inside(tokenizer, model, name: str):
 
 # %% ../../nbs/03_models/04_loading.ipynb #a088
 def load_config(
-    name: str,  # a hub id, or a folder: of a model, or of an adapter that names its base
+    name: str,  # a hub id, a GGUF file, or a folder: of a model, or of an adapter that names its base
     revision: str | None = None,
     allow_remote_code: bool = False,
 ):
     "The settings of a model without its weights"
     from transformers import AutoConfig
 
-    place = _locate(name, revision)
+    place = _locate(_unpacked(name), revision)
     try:
         return AutoConfig.from_pretrained(place.where, revision=place.revision, trust_remote_code=allow_remote_code)
     except Exception as e:  # each kind of broken file raises another
@@ -77,15 +83,18 @@ def load_config(
 
 # %% ../../nbs/03_models/04_loading.ipynb #a091
 def _home(name: str, corpus: pd.DataFrame | None, progress: bool) -> str:
-    "The folder of a miniature or of a shadow; any other name as it is"
+    "The folder of a miniature, a shadow or a file; any other name as it is"
     kind, _, recipe = name.partition(":")
     if kind == "mini":
         return str(mini_folder(recipe, corpus, progress))
-    return str(shadow_folder(recipe)) if kind == "shadow" else name
+    return str(shadow_folder(recipe)) if kind == "shadow" else _unpacked(name)
 
 # %% ../../nbs/03_models/04_loading.ipynb #a094
 def _refuse(name: str, place: _Place, quantise: bool, merge: bool, allow_pickle: bool):
     "Raise an `InputError` for what can be known to fail, or should not be done"
+    where = Path(place.where)
+    if files := sorted(where.glob("*.gguf")) * (not list(where.glob("*.safetensors"))):
+        raise InputError(f"{where}: holds a model in one file: give its name, {files[0]}")
     if not allow_pickle:
         check_weight_files(place.where, place.revision)
     if quantise and importlib.util.find_spec("bitsandbytes") is None:
@@ -128,8 +137,6 @@ def _quieten():
     "Keep the libraries from talking while they load, and from sending a pickle to be converted"
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
-    layouts = logging.getLogger("bitsandbytes.backends.cpu.ops")  # it misses a package for one that is not used here
-    layouts.setLevel(logging.ERROR)
     disable_progress_bar()  # of reading and writing shards: only the long tasks show how far they are
     set_verbosity_error()  # hints to programmers, not to readers
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"  # or a lone pickle would be sent to a service of the hub
@@ -169,7 +176,8 @@ def _read(place: _Place, options: dict, quantise: bool, allow_remote_code: bool)
 
 # %% ../../nbs/03_models/04_loading.ipynb #a112
 def load(
-    name: str,  # "mini:RECIPE", "shadow:ROLE", a hub id, or a folder: of a model, or of an adapter that names its base
+    # "mini:RECIPE", "shadow:ROLE", a hub id, a GGUF file, or a folder: of a model, or of an adapter that names its base
+    name: str,
     corpus: pd.DataFrame | None = None,  # for a miniature: the text to train it on
     revision: str | None = None,  # for a hub id: the commit or tag
     dtype: str = "float32",  # of the weights: float32, bfloat16, float16; "auto" = as they were saved
@@ -177,7 +185,7 @@ def load(
     device: str | dict | None = None,
     progress: bool = True,
     quantise: bool = False,  # linear layers in 4 bits: NF4 with double quantisation (Dettmers et al. 2023)
-    adapters: list[str] = (),  # folders or hub ids of LoRA adapters, added on top of one another
+    adapters: list[str] | tuple[str, ...] = (),  # folders or hub ids of LoRA adapters, added on top of one another
     merge: bool = False,  # add the adapters to the weights, so that a plain model is left
     allow_pickle: bool = False,  # accept a checkpoint that is not safetensors
     allow_remote_code: bool = False,  # run Python code that the repository brings

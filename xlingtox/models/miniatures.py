@@ -9,6 +9,7 @@ __all__ = ['RECIPES', 'SHADOWS', 'cached_folder', 'recipe_digest', 'shipped_fold
            'shadow_folder']
 
 # %% ../../nbs/03_models/02_miniatures.ipynb #h002
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -202,6 +203,9 @@ def _write(model, tokenizer, folder: str | Path):
     with atomic_path(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+        origin = model.config._name_or_path
+        if origin and (source := Path(origin, "source.json")).is_file():  # of which file the weights were read
+            shutil.copy(source, temporary)
 
 # %% ../../nbs/03_models/02_miniatures.ipynb #a042
 def shadow_folder(

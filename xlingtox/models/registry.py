@@ -58,7 +58,8 @@ def auto_class(
 # %% ../../nbs/03_models/00_registry.ipynb #c008
 _LLAMA_MODULES = {"attention": ["q_proj", "k_proj", "v_proj", "o_proj"], "mlp": ["gate_proj", "up_proj", "down_proj"],
                   "embeddings": ["embed_tokens"], "head": ["lm_head"]}
-_LIKE_LLAMA_MODULES = ["llama", "cohere", "cohere2", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"]
+_LIKE_LLAMA_MODULES = ["llama", "cohere", "cohere2", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text",
+                       "olmo2", "olmo3"]
 LORA_MODULES = {
     "gpt2": {"attention": ["attn.c_attn", "attn.c_proj"], "mlp": ["mlp.c_fc", "mlp.c_proj"], "embeddings": ["wte"],
              "head": ["lm_head"]},

@@ -18,7 +18,8 @@ from ..core import InputError, check_columns
 
 # %% ../../nbs/03_models/05_sites.ipynb #c005
 _GATED = ("model.layers", "mlp.gate_proj", "mlp.down_proj")
-_GATED_MODELS = ("llama", "mistral", "cohere", "cohere2", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
+_GATED_MODELS = ("llama", "mistral", "cohere", "cohere2", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "olmo2",
+                 "olmo3")
 ARCHITECTURES = {  # model_type of the configuration -> layers, key map in a layer, value map in a layer
     "gpt2": ("transformer.h", "mlp.c_fc", "mlp.c_proj"),
     "bloom": ("transformer.h", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
@@ -57,6 +58,19 @@ class MlpSite:
     layer: int
     key_map: object
     hook_point: object  # its input is the activations [batch, position, neuron]
+    norm: object = None  # between the value map and the residual stream, where an architecture has one
+
+# %% ../../nbs/03_models/05_sites.ipynb #4101b460
+def _gain(norm, width: int):
+    "What a norm multiplies each dimension with once the length is divided out, [d]"
+    import torch
+
+    if isinstance(norm, torch.nn.LayerNorm):
+        raise InputError("the norm after the MLP subtracts a mean: its value vectors are not one direction each")
+    weight = next(norm.parameters())
+    even = torch.full((width,), 1024.0, dtype=weight.dtype, device=weight.device)  # beside which epsilon is nothing
+    with torch.no_grad():
+        return norm.forward(even).detach()  # past the hooks of those who look on
 
 # %% ../../nbs/03_models/05_sites.ipynb #a026
 @patch(as_prop=True)
@@ -66,9 +80,16 @@ def keys(self: MlpSite):
 
 
 @patch(as_prop=True)
+def gain(self: MlpSite):
+    "What the norm after the MLP multiplies each dimension with, [d]; None where there is no norm"
+    return self.norm and _gain(self.norm, _rows(self.hook_point, outputs=False).shape[1])
+
+
+@patch(as_prop=True)
 def values(self: MlpSite):
-    "Value vectors, [n_neurons, d]"
-    return _rows(self.hook_point, outputs=False)
+    "Value vectors as they enter the residual stream, [n_neurons, d]: with the gain of a norm that stands between"
+    rows = _rows(self.hook_point, outputs=False)
+    return rows if self.norm is None else rows * self.gain.to(rows)
 
 # %% ../../nbs/03_models/05_sites.ipynb #a029
 @patch(as_prop=True)
@@ -86,6 +107,14 @@ def _names(kind: str) -> tuple[str, str, str]:
     return ARCHITECTURES[kind]
 
 # %% ../../nbs/03_models/05_sites.ipynb #a014
+_POST_NORMS = ("post_feedforward_layernorm", "post_mlp_layernorm")
+
+
+def _post_norm(layer):
+    "The norm between the MLP of a layer and the residual stream, or None"
+    return next((getattr(layer, name) for name in _POST_NORMS if hasattr(layer, name)), None)
+
+
 def mlp_sites(
     model,  # from transformers, wrapped by peft or not
 ) -> list[MlpSite]:
@@ -95,7 +124,8 @@ def mlp_sites(
     kind = model.config.model_type
     layers, key, value = _names(kind)
     try:
-        found = [(layer.get_submodule(key), layer.get_submodule(value)) for layer in model.get_submodule(layers)]
+        found = [(layer.get_submodule(key), layer.get_submodule(value), _post_norm(layer))
+                 for layer in model.get_submodule(layers)]
     except AttributeError as e:
         misfit = f"{ARCHITECTURES[kind]} does not fit {type(model).__name__}"
         raise InputError(f"sites.ARCHITECTURES[{kind!r}] = {misfit}: {e}") from None

@@ -56,8 +56,8 @@ def check_weight_files(
     "Raise `InputError` unless all that would be opened is safetensors and whole"
     folder = Path(where)
     if folder.is_file():
-        raise InputError(f"{where}: is a file; give the folder of a model, with config.json and safetensors "
-                         "(GGUF is not read)")
+        raise InputError(f"{where}: is a file; give the folder of a model, with config.json and safetensors, "
+                         "or a .gguf file")
     if not folder.is_dir():
         return _check_cached(where, revision)
     single, index = folder / "model.safetensors", folder / INDEX

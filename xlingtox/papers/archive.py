@@ -22,6 +22,15 @@ from ..runfolder import run_folder
 TABLES = ("over_bases", "by_base", "transfer")  # of an exhibit over bases
 
 
+def _current(folder: Path) -> dict:
+    "The manifest of an archive of this world and these recipes; empty where there is none"
+    if not (folder / "manifest.json").exists():
+        return {}
+    manifest = read_json(folder / "manifest.json")
+    same = all(recipe in RECIPES and recipe_digest(recipe) == digest for recipe, digest in manifest["recipes"].items())
+    return manifest if same else {}
+
+
 def _exhibits(run: Path) -> list[Path]:
     "The folders of a run's exhibits over bases"
     return sorted(path.parent for path in run.glob("exhibits/*/*/over_bases.csv"))
@@ -34,14 +43,14 @@ def _recipes(run: Path) -> dict[str, str]:
     return {recipe: recipe_digest(recipe) for role, recipe in recipes.items() if recipe in RECIPES}
 
 
-def _manifest(run: Path) -> dict:
-    "Where the tables came from"
+def _manifest(run: Path, before: dict) -> dict:
+    "Where the tables came from; recipes of what was kept before too"
     manifests = [read_json(path.with_name(f"{path.name}.manifest.json")) for path in _exhibits(run)]
     last = max(manifests, key=lambda m: m["finished"])
-    return {"profile": run.name, "recipes": _recipes(run)} | {
+    return {"profile": run.name, "recipes": before.get("recipes", {}) | _recipes(run)} | {
         key: last[key] for key in ("finished", "versions", "hardware")}
 
-
+# %% ../../nbs/09_papers/01_archive.ipynb #20f0ab7c
 def keep(
     run: str | Path,  # the folder of a finished run
     folder: str | Path | None = None,  # where to; the package's own when None
@@ -52,12 +61,16 @@ def keep(
     if not exhibits:
         raise InputError(f"{run}: has no exhibit over bases")
     folder = Path(folder or assets() / "archive" / run.name)
+    before, new = _current(folder), {f"ours/{path.name}": path for path in exhibits}
     for name in TABLES:
-        parts = [read_table(path / f"{name}.csv").assign(exhibit=f"ours/{path.name}")
-                 for path in exhibits if (path / f"{name}.csv").exists()]
+        parts = [read_table(path / f"{name}.csv").assign(exhibit=exhibit)
+                 for exhibit, path in new.items() if (path / f"{name}.csv").exists()]
+        if before and (folder / f"{name}.csv").exists():
+            table = read_table(folder / f"{name}.csv")
+            parts.insert(0, table[~table["exhibit"].isin(new)])
         if parts:
             write_table(pd.concat(parts, ignore_index=True), folder / f"{name}.csv")
-    write_json(_manifest(run), folder / "manifest.json")
+    write_json(_manifest(run, before), folder / "manifest.json")
     return folder
 
 # %% ../../nbs/09_papers/01_archive.ipynb #c008
@@ -70,9 +83,7 @@ def archived(
     at = Path(folder or assets() / "archive") / profile
     if not (at / f"{table}.csv").exists():
         return None
-    recipes = read_json(at / "manifest.json")["recipes"]
-    same = all(recipe in RECIPES and recipe_digest(recipe) == digest for recipe, digest in recipes.items())
-    return read_table(at / f"{table}.csv") if same else None
+    return read_table(at / f"{table}.csv") if _current(at) else None
 
 # %% ../../nbs/09_papers/01_archive.ipynb #c011
 def said_over_bases(

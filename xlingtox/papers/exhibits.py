@@ -20,6 +20,7 @@ from ..models.registry import bases_of, model_registry, published_role
 from .archive import archived, said_over_bases
 from .claims import verdict
 from .figures import freeze_layout
+from .unjudged import carded_scorer, mark_languages, note, unjudged, with_judged
 from ..runfolder import artifact_files, run_folder
 
 # %% ../../nbs/09_papers/02_exhibits.ipynb #c005
@@ -98,6 +99,7 @@ def _inputs(this: Exhibit, folder: Path) -> dict[str, Path]:
     places = [("data", kind) if kind in ("prompts", "cross") else (kind, PER_RUN[kind]) if kind in PER_RUN
               else (kind, f"{role}/{group}" if group else role)
               for kind, _, group in (need.partition(":") for need in this.needs) for role in this.roles]
+    places.append(("scorer_card", "all"))  # of a scorer that the run has measured
     return {file.relative_to(folder).as_posix(): file for place in places for file in artifact_files(folder, *place)}
 
 # %% ../../nbs/09_papers/02_exhibits.ipynb #m002
@@ -133,6 +135,16 @@ def _over_bases(run: str | Path, this: Exhibit) -> list[str]:
     said = said_over_bases(this.claims, next(iter(ran)), archived("bases", "over_bases"))
     return [said] if said else []
 
+# %% ../../nbs/09_papers/02_exhibits.ipynb #f9b24fdc
+def _marked(run, scorer: str, data: dict, tables: dict) -> tuple[dict, dict, list[str]]:
+    "Tidy tables, tables to be read and further footnotes, with marks where the exhibit rests on the run's scorer"
+    name = carded_scorer(run)
+    if not name or name not in scorer.split(", "):
+        return data, tables, []
+    apart = unjudged(run)
+    return ({stem: with_judged(table, apart) for stem, table in data.items()},
+            {stem: mark_languages(table, apart) for stem, table in tables.items()}, note(apart))
+
 # %% ../../nbs/09_papers/02_exhibits.ipynb #c021
 def save_exhibit(
     run: str | Path,
@@ -146,12 +158,14 @@ def save_exhibit(
     verdicts: list[dict] = [],  # noqa: B006  # from `verdict`
     footer: list[str] = [],  # noqa: B006  # n, seeds, missing scores: a line each
     alt: str = "",  # what a figure shows, for a reader who cannot see it
+    of_scores: bool = True,  # whether its numbers are toxicities: languages that the scorer cannot judge are marked
 ) -> Path:
     "Write the folder of a finished exhibit, whole or not at all"
     this, folder = exhibit(name), run_folder(run)
     _check_borne(this, verdicts)
     target = folder / "exhibits" / name
-    over_bases = _over_bases(run, this)
+    data, tables, marks = _marked(run, scorer, data, tables) if of_scores else (data, tables, [])
+    footer = [*footer, *marks, *_over_bases(run, this)]
     with atomic_path(target) as temporary:
         temporary.mkdir()
         for stem, table in (data | tables).items():
@@ -159,7 +173,7 @@ def save_exhibit(
         _write_figures(figures, temporary)
         write_json({"paper": this.paper, "name": name.split("/")[1], "title": this.title, "caption": caption,
                     "alt": alt or this.title, "models": models_run(run, this.roles), "scorer": scorer,
-                    "variant": variant, "footer": [*footer, *over_bases],
+                    "variant": variant, "footer": footer,
                     "verdicts": verdicts, "figures": list(figures), "tables": list(tables), "data": list(data)},
                    temporary / "exhibit.json")
     manifest = target.with_name(f"{target.name}.manifest.json")

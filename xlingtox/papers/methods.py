@@ -192,7 +192,7 @@ def _compared(found: Outcomes, method: str, against: str, ratio: float, level: f
 # %% ../../nbs/09_papers/09_methods.ipynb #m028
 def at_equal_perplexity(
     found: Outcomes,
-    at: list[float] = (1.1,),  # perplexities, as multiples of the untouched model's; 1 and more
+    at: list[float] | tuple[float, ...] = (1.1,),  # perplexities, as multiples of the untouched model's; 1 and more
     against: str = "base",  # what each method is compared with
     level: float = 0.95,  # of the intervals
 ) -> pd.DataFrame:  # at method metric value low high change change_low change_high p p_holm strength reached

@@ -135,7 +135,7 @@ def _text(source: str) -> str:
     "Markdown as HTML"
     import mistune
 
-    return mistune.create_markdown(escape=False, plugins=["table", "math", "strikethrough"])(source)
+    return str(mistune.create_markdown(escape=False, plugins=["table", "math", "strikethrough"])(source))
 
 
 @lru_cache(maxsize=1000)

@@ -11,8 +11,9 @@ __all__ = ['PATTERN', 'GRID_JUDGE', 'Stage', 'log_of', 'made']
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .costs import BYTES, VALUE, Cost, counted_billions, n_rows
+from .costs import BYTES, VALUE, Cost, counted_billions, n_rows, speed
 from .variants import group_of, tuned
+from ..scorers.by_name import is_measured
 
 # %% ../../nbs/10_profiles/05_card.ipynb #c005
 PATTERN = {"run": "", "kind": "{kind}", "role": "{role}", "variant": "{role}/{variant}", "table": "{table}",
@@ -62,8 +63,8 @@ def _model_of(role: str, variant: str) -> str:
 
 
 def _trained(specs: list[str]) -> list[str]:
-    "The manifest of the scorer that the run trains, where one is used"
-    return ["models/scorer.manifest.json"] * ("ngram:train" in specs)
+    "The manifest of the scorers that the run trains or measures, where one is used"
+    return ["models/scorer.manifest.json"] * any(map(is_measured, specs))
 
 # %% ../../nbs/10_profiles/05_card.ipynb #c014
 GRID_JUDGE = "grid-judge"
@@ -98,7 +99,7 @@ def _size(p, role, variant) -> _Size:
 # %% ../../nbs/10_profiles/05_card.ipynb #c021
 def _started(size: float, hours: float, disk: float, memory: float, gpu: float) -> Cost:
     "The cost with the start of a notebook; of a miniature, only the disk"
-    return Cost(disk_gb=disk) if size < VALUE["small"] else Cost(hours + VALUE["start"] / 3600, disk, memory, gpu)
+    return Cost(disk_gb=disk) if size < VALUE["small"] else Cost(hours + speed("start") / 3600, disk, memory, gpu)
 
 
 def _memory(s: _Size) -> tuple[float, float]:

@@ -6,14 +6,18 @@ Docs: https://xlingtox.github.io/xlingtox/10_profiles/costs.html.md"""
 
 # %% auto #0
 __all__ = ['ASSUMPTIONS', 'VALUE', 'UNKNOWN', 'BYTES', 'ROWS', 'TRAINED', 'billions', 'counted_billions', 'n_rows_each', 'n_rows',
-           'Cost', 'hours_of', 'hours_of_writing', 'quota', 'hours_of_waiting']
+           'comment_tokens', 'Cost', 'on_a_core', 'speed', 'hours_of', 'hours_of_writing', 'quota', 'hours_of_waiting']
 
 # %% ../../nbs/10_profiles/04_costs.ipynb #c002
+import contextlib
+import contextvars
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.loading import split_source
+from ..models.gguf import gguf_header, gguf_weights
 from ..models.registry import model_registry
 from .sections import Data
 from ..scorers.by_name import _split_spec
@@ -33,6 +37,8 @@ ASSUMPTIONS = {  # name: (value, unit, source)
         "guess: two texts of at most 256 characters (Lee et al.'s code), 4 characters a token",
     ),
     "tokens_comment": (90, "tokens", "guess: a comment of Jigsaw has some 400 characters"),
+    "tokens_short": (25, "tokens", "measured: 22 of Gemma's for a text of the released pairs of nine languages"),
+    "tokens_fact": (15, "tokens", "guess: a sentence of a few words with its answer"),
     "tokens_question": (400, "tokens", "guess: a question of the harness with its four answers"),
     "questions": (
         3000,
@@ -42,7 +48,15 @@ ASSUMPTIONS = {  # name: (value, unit, source)
     "start": (60, "seconds a notebook", "guess: starting Python and reading weights"),
     "row": (150, "bytes a text", "guess: 29 in a run of the miniature, whose few words compress well"),
     "margin": (3, "times the estimate", "guess: the time asked of a cluster, where a job that runs over is killed"),
-    "small": (0.01, "billion parameters", "ours: a smaller model is run on the processor"),
+    "small": (0.01, "billion parameters", "ours: a smaller model costs next to nothing"),
+    "core_peak_16": (200e9, "operations/s", "a core that has 16-bit units, measured on a shared server: 180e9"),
+    "core_peak_32": (50e9, "operations/s", "guess: 28e9 measured on a core of the same server while it was shared"),
+    "core_bandwidth": (5e9, "bytes/s", "guess: what a core of several gets of the memory"),
+    "core_share_train": (0.50, "of the peak", "guess: a processor is busy with small batches already"),
+    "core_share_read": (0.50, "of the peak", "guess: as above"),
+    "core_share_write": (0.50, "of peak and bandwidth", "guess: as above"),
+    "core_start": (15, "seconds a notebook", "measured: miniatures take 3, a gigabyte of weights some more"),
+    "laptop": (1.5, "billion parameters", "ours: a larger model is not for a processor"),
 }
 VALUE = {name: value for name, (value, _, _) in ASSUMPTIONS.items()}
 
@@ -59,10 +73,14 @@ def billions(
     kind, _, recipe = spec.partition(":")
     if kind in ("mini", "shadow"):
         return 0.001
+    if spec.endswith(".gguf") and Path(spec).is_file():
+        return gguf_weights(gguf_header(spec)) / 1e9
     if Path(spec).is_dir():
         return sum(f.stat().st_size for f in Path(spec).glob("*.safetensors")) / BYTES[dtype] / 1e9
     known = model_registry().set_index("hub")["billions"]
-    return float(known[spec]) if spec in known.index else None
+    named = re.search(r"(?<![\d.])(\d+(?:\.\d+)?)([mb])(?![a-z])", Path(spec).name.lower())  # "gemma-3-270m", "0.5B"
+    in_name = float(named[1]) * {"m": 0.001, "b": 1}[named[2]] if named else None
+    return float(known[spec]) if spec in known.index else in_name
 
 # %% ../../nbs/10_profiles/04_costs.ipynb #c010
 def counted_billions(
@@ -102,6 +120,14 @@ def n_rows(
     section = profile.data[kind]
     return n_rows_each(section) * (1 if kind == "preference" else len(section.languages or profile.languages))
 
+# %% ../../nbs/10_profiles/04_costs.ipynb #9e440d85
+def comment_tokens(
+    section: Data,
+) -> int:
+    "Tokens of one labelled text, by its source"
+    kinds = {split_source(source)[0] for source in section.source}
+    return VALUE["tokens_short" if kinds <= {"paradetox", "hate", "babel"} else "tokens_comment"]
+
 # %% ../../nbs/10_profiles/04_costs.ipynb #c018
 @dataclass(frozen=True)
 class Cost:
@@ -120,16 +146,32 @@ class Cost:
 
 # %% ../../nbs/10_profiles/04_costs.ipynb #c021
 TRAINED = {"full": 8, "adapter": 6}  # operations a parameter and token
+_CORE = contextvars.ContextVar("core", default=False)
+
+
+@contextlib.contextmanager
+def on_a_core():
+    "Inside, hours are those of one core of a processor instead of a GPU's"
+    token = _CORE.set(True)
+    try:
+        yield
+    finally:
+        _CORE.reset(token)
+
+
+def speed(name: str) -> float:
+    "An assumption on the machine: the GPU's, or the core's"
+    return VALUE.get(f"core_{name}", VALUE[name]) if _CORE.get() else VALUE[name]
 
 
 def hours_of(operations: float, share: str, peak: str = "peak_16") -> float:
-    "Hours of a GPU for so many operations"
-    return operations / VALUE[peak] / VALUE[share] / 3600
+    "Hours of the machine for so many operations"
+    return operations / speed(peak) / speed(share) / 3600
 
 
 def hours_of_writing(n: float, texts: float, tokens: int, at_once: int, width: int = 2) -> float:
     "Hours in which a model of n parameters, of `width` bytes each, writes texts of so many tokens"
-    read = texts / at_once * tokens * n * width / VALUE["bandwidth"] / VALUE["share_write"] / 3600
+    read = texts / at_once * tokens * n * width / speed("bandwidth") / speed("share_write") / 3600
     return read + hours_of(2 * n * texts * tokens, "share_write", "peak_32" if width == 4 else "peak_16")
 
 # %% ../../nbs/10_profiles/04_costs.ipynb #c024

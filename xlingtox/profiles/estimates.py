@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pandas as pd
 import yaml
 
-from .costs import UNKNOWN, Cost, billions, quota
+from .costs import UNKNOWN, VALUE, Cost, billions, on_a_core, quota
 from .sections import accelerate_file
 from .grid import chunks, counts
 from .neuron_stages import neuron_methods
@@ -59,6 +59,18 @@ def _answers(specs: list[str]) -> str:
                      + f" (ask for more, then set {more[service]})" * bool(more[service])
                      for service, texts in services.items())
 
+# %% ../../nbs/10_profiles/06_estimates.ipynb #fa859eb9
+def _on_a_processor(profile, jobs: list[str]) -> list[str]:
+    "What a list of notebooks takes without a GPU; nothing where a model is too large for that"
+    models = [*profile.models.values(), profile.judge]
+    if max(billions(m.model, m.dtype) or UNKNOWN for m in models) > VALUE["laptop"]:
+        return []
+    with on_a_core():
+        hours = totals(profile, jobs)["gpu_hours"].sum()
+        memory = max(cost(profile, *parse_job(job)).memory_gb for job in jobs)
+    return [f"without a GPU roughly {hours:.1f} hours of a core, {hours / 2:.1f} on two, and {memory:.0f} GB of memory "
+            "for the largest notebook"]
+
 # %% ../../nbs/10_profiles/06_estimates.ipynb #c012
 def summary(
     profile,
@@ -70,8 +82,10 @@ def summary(
              for row in t[t["gpu_hours"] >= 0.05].itertuples()]
     waits, hours, disk = (t[column].sum() for column in ("waits_hours", "gpu_hours", "disk_gb"))
     if hours:
-        lines.append(f"roughly {hours:.0f} GPU hours (of an A100) and {disk:.0f} GB of disk; "
+        amount = f"{hours:.0f}" if hours >= 10 else f"{hours:.1f}"
+        lines.append(f"roughly {amount} GPU hours (of an A100) and {disk:.0f} GB of disk; "
                      "xlingtox.profiles.costs says how this is guessed")
+        lines += _on_a_processor(profile, jobs)
     if waits > 1:
         lines.append(f"{_answers([profile.scorer, *profile.agreement])}; {waits:.0f} hours of waiting")
     models = [*profile.models.values(), profile.judge]

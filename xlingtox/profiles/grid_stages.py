@@ -11,7 +11,7 @@ __all__ = ['GRID_KINDS', 'PAIRS', 'GRID_STAGES']
 from collections.abc import Callable
 
 from .card import GRID_JUDGE, Stage, _light, _memory, _model_of, _size, _started, _trained, made
-from .costs import TRAINED, VALUE, Cost, hours_of, hours_of_waiting, hours_of_writing
+from .costs import TRAINED, VALUE, Cost, comment_tokens, hours_of, hours_of_waiting, hours_of_writing
 from .grid import chunks, grid_settings
 from .variants import tuned
 
@@ -54,7 +54,7 @@ def _grid_cost(p, role, chunk) -> Cost:
     states = [grid_settings(section)[name] for name in chunks(section)[chunk]]
     read = sum(_sentences_read(section, family, state) for state in states)
     written = len(states) * len(section.languages) * _rows_judged(section)
-    hours = hours_of(TRAINED["adapter"] * n * read * VALUE["tokens_comment"], "share_train")
+    hours = hours_of(TRAINED["adapter"] * n * read * comment_tokens(p.data["cross"]), "share_train")
     hours += hours_of_writing(n, written, family.max_new_tokens * family.num_beams, section.at_once)
     tunings = sum(state.method != "" for state in states)
     memory, gpu = _memory(s)
@@ -83,7 +83,7 @@ def _grid_score_cost(p, role, variant) -> Cost:
 def _grid_judge_cost(p, role, variant) -> Cost:
     "A judge that reads every completion"
     s = _size(p, GRID_JUDGE, "")
-    tokens = _grid_texts(p) * VALUE["tokens_comment"]
+    tokens = _grid_texts(p) * 2 * comment_tokens(p.data["cross"])
     hours = hours_of(2 * s.billions * 1e9 * tokens, "share_read", s.peak)
     return _started(s.billions, hours, _grid_texts(p) * VALUE["row"] / 3e9, *_memory(s))
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from .card import Stage, _light, _memory, _model_of, _size, _started, _trained, made
 from xlingtox.profiles.costs import (
-    TRAINED, VALUE, Cost, counted_billions, hours_of, hours_of_waiting, hours_of_writing, n_rows_each,
+    TRAINED, VALUE, Cost, comment_tokens, counted_billions, hours_of, hours_of_waiting, hours_of_writing, n_rows_each,
 )
 
 # %% ../../nbs/10_profiles/05_neuron_stages.ipynb #u011
@@ -92,7 +92,7 @@ _OUTPUTS = 1.7e-4  # outputs of linear layers for one parameter: 1.4 million of 
 def _detection_cost(p, role, variant) -> Cost:
     "A reading of all labelled texts; responses to those of one language on disk"
     s, texts = _size(p, role, ""), n_rows_each(p.data["detection"]) * len(p.neuronft2025.languages)
-    hours = hours_of(2e9 * s.billions * texts * VALUE["tokens_comment"], "share_read", s.peak)
+    hours = hours_of(2e9 * s.billions * texts * comment_tokens(p.data["detection"]), "share_read", s.peak)
     disk = 2 * _OUTPUTS * s.billions * n_rows_each(p.data["detection"])
     return _started(s.billions, hours, disk, *_memory(s))
 
@@ -126,7 +126,8 @@ def _answer_cost(p, role, method) -> Cost:
     texts = n_rows_each(p.data["prompts"]) * langs
     hours = hours_of_writing(1e9 * s.billions, texts, section.decoding.max_new_tokens, section.at_once, s.width)
     questions = 200 * len(section.languages) * len(section.tasks)
-    hours += hours_of(2e9 * s.billions * questions * VALUE["tokens_question"], "share_read", s.peak)
+    tokens = VALUE["tokens_fact" if section.tasks == ["facts"] else "tokens_question"]
+    hours += hours_of(2e9 * s.billions * questions * tokens, "share_read", s.peak)
     return _started(s.billions, hours, texts * VALUE["row"] / 1e9, *_memory(s))
 
 

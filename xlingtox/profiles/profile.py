@@ -9,8 +9,9 @@ __all__ = ['STAGE_NAMES', 'Profile']
 
 # %% ../../nbs/10_profiles/02_profile.ipynb #c002
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, create_model, field_validator, model_validator
+from pydantic import AfterValidator, Field, create_model, field_validator, model_validator
 
 from .. import languages
 from ..core import InputError, closest
@@ -26,9 +27,11 @@ from .methods import Methods
 from .sections import SCHEMA, Beniwal2025, Codes, Data, Judge, Model, Neuronft2025, accelerate_file
 from .variants import check_tuning, check_variants
 from ..retrieval import Retrieval
-from ..scorers.by_name import check_spec
+from ..scorers.by_name import check_spec, is_measured, is_trained
+from ..scorers.features import Features
 from ..settings import Count, Settings
 from ..tuning.methods import METHODS
+from ..tuning.trainer import check_tracker
 
 # %% ../../nbs/10_profiles/02_profile.ipynb #c005
 STAGE_NAMES = ("data", "scorer", "base", "tune", "generate", "score", "agreement_scores", "prompt_scores", "perplexity",
@@ -49,8 +52,11 @@ class _Profile(Settings):
     judge: Judge
     # several GPUs for a tuning: ddp, fsdp (in paper/accelerate), or a configuration of your own
     accelerate: str | None = None
+    # who is told how a tuning goes: a tracker of transformers such as tensorboard or wandb; it changes no result
+    report_to: Annotated[str, AfterValidator(check_tracker)] = "none"
     generation: Generation = Generation()
-    scorer: str  # as in `xlingtox.scorers`, or "ngram:train": a classifier trained in the run on data.labelled
+    scorer: str  # as in `xlingtox.scorers`; "ngram:train", "features:train": a classifier trained in the run
+    features: Features = Features()  # the encoder of features:train
     agreement: list[str] = []  # further scorers, to see what they would have said
     metrics: Metrics = Metrics()
     retrieval: Retrieval = Retrieval()
@@ -78,7 +84,7 @@ class _Profile(Settings):
 # %% ../../nbs/10_profiles/02_profile.ipynb #c011
 def _check_data(p):
     "The kinds of data that the other sections need"
-    needed = ["prompts", "preference", "multiway"] + ["labelled"] * ("ngram:train" in [p.scorer, *p.agreement])
+    needed = ["prompts", "preference", "multiway"] + ["labelled"] * any(map(is_measured, [p.scorer, *p.agreement]))
     needed += ["choice"] * bool(p.capability and "facts" in p.capability.tasks)
     needed += ["cross", "shared"] * bool(p.beniwal2025) + ["detection", "hate"] * bool(p.neuronft2025)
     needed += ["choice"] * bool(p.neuronft2025 and "facts" in p.neuronft2025.tasks)
@@ -146,9 +152,9 @@ class _Checked(_Profile):
         _check_mechanism(self)
         _check_models(self)
         for spec in (self.scorer, *self.agreement):
-            if spec != "ngram:train":  # made in the run, for its languages
+            if not is_trained(spec):  # made in the run, for its languages
                 check_spec(spec, self.languages)
-        if self.beniwal2025 and self.scorer != "ngram:train":
+        if self.beniwal2025 and not is_trained(self.scorer):
             _check_grid_scorer(self)
         if self.neuronft2025:
             _check_neuron_languages(self)

@@ -64,6 +64,30 @@ def _fill(value, data, files, at=""):
         return value.replace("{data}", str(Path(data).resolve()))
     return value
 
+# %% ../../nbs/10_profiles/03_read.ipynb #b1f386ce
+_MODEL = re.compile(r"\{model:([^{}]+)\}")
+
+
+def _with_model(value, model: str | None, found: list):
+    "Replace `{model:NAME}` by the model that is asked for, or by NAME; `found` gets an entry for each place"
+    if isinstance(value, dict):
+        return {k: _with_model(v, model, found) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_with_model(v, model, found) for v in value]
+    if isinstance(value, str) and (place := _MODEL.fullmatch(value)):
+        found.append(value)
+        return place[1] if model is None else str(Path(model).resolve()) if Path(model).exists() else model
+    return value
+
+
+def _fill_model(merged: dict, model: str | None) -> dict:
+    "A profile with the model that is asked for, or an `InputError` where it has no place for one"
+    filled = _with_model(merged, model, found := [])
+    if model is not None and not found:
+        raise InputError("--model: the profile names its models itself; take one with {model:NAME} in it, such as "
+                         "laptop")
+    return filled
+
 # %% ../../nbs/10_profiles/03_read.ipynb #c013
 class _Plain(yaml.SafeLoader):
     "YAML that a profile may be written in"
@@ -232,6 +256,7 @@ def load_profile(
     name_or_path: str | Path,  # "mini", or the path of a YAML file
     data: str | Path | None = None,  # the folder that `{data}` stands for
     here: bool = True,  # whether what it names must be here: data, packages; a rehearsal does without
+    model: str | None = None,  # that `{model:NAME}` stands for, instead of NAME
 ) -> Profile:
     "Read a profile with all that it extends, and check every value in it"
     if data is not None and not Path(data).is_dir():
@@ -244,6 +269,7 @@ def load_profile(
         merged = _of_languages(merged, raw.get("languages"))
         merged = merge(merged, raw)
     try:
+        merged = _fill_model(merged, model)
         profile = Profile(**_fill(merged, data, files) if here or data else merged)
         if here:
             _check_presence(profile)

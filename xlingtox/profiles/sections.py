@@ -99,7 +99,10 @@ def _model(spec):
         shadow_config(recipe)
     if kind == "mini" and recipe not in RECIPES:
         raise InputError(f"there is no miniature {recipe!r}{closest(recipe, RECIPES)}; there are {', '.join(RECIPES)}")
-    if Path(str(spec)).is_absolute() and not Path(str(spec)).is_dir():
+    one_file = str(spec).endswith(".gguf")
+    if one_file and not Path(str(spec)).is_file():
+        raise InputError(f"no such file: {spec}")
+    if Path(str(spec)).is_absolute() and not one_file and not Path(str(spec)).is_dir():
         raise InputError(f"no such folder: {spec}")
     return spec
 
@@ -136,7 +139,7 @@ Variants = create_model(
 class _Model(Settings):
     "A model of the papers"
 
-    model: Spec  # "mini:RECIPE", a hub id, or a folder
+    model: Spec  # "mini:RECIPE", a hub id, a folder, or a GGUF file
     revision: str | None = None  # commit of a hub model
     dtype: Dtype = "float32"  # of the weights in the run folder
     seeds: Seeds = [0]  # a tuned model each

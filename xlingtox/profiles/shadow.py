@@ -141,6 +141,7 @@ def rehearsal(
             "accelerate": None,
             "generation": {**p["generation"], "backend": "hf"},
             "scorer": shadow_scorer(p["scorer"]),
+            "features": {**p["features"], "model": None, "revision": None, "layer": None},
             "agreement": list(agreement),
             "capability": capability,
             "beniwal2025": p["beniwal2025"] and _shadow_of_grid(p["beniwal2025"]),

@@ -18,14 +18,14 @@ from xlingtox.profiles.card import (
     Stage, _light, _memory, _model_of, _Size, _size, _spec, _started, _trained, made,
 )
 from xlingtox.profiles.costs import (
-    BYTES, TRAINED, VALUE, Cost, counted_billions, hours_of, hours_of_waiting, hours_of_writing, n_rows,
+    BYTES, TRAINED, VALUE, Cost, comment_tokens, counted_billions, hours_of, hours_of_waiting, hours_of_writing, n_rows,
 )
 from .grid_stages import GRID_STAGES
 from .method_stages import METHOD_STAGES
 from .neuron_stages import NEURON_STAGES
 from .sections import source_paths
 from .variants import group_of, method_of, tuned
-from ..scorers.by_name import _split_spec
+from ..scorers.by_name import billions_of, is_measured
 from ..tuning.methods import METHODS
 
 # %% ../../nbs/10_profiles/05_stages.ipynb #c011
@@ -44,9 +44,10 @@ def _base_settings(p, role, variant) -> dict:
     "Where the weights come from, and how a miniature is made"
     model = _spec(p, role).model_dump(mode="json")
     kind, _, recipe = model["model"].partition(":")
-    return {key: model[key] for key in ("model", "revision", "dtype")} | (
-        {"recipe": RECIPES[recipe]} if kind == "mini" else {}
-    )
+    made = {"recipe": RECIPES[recipe]} if kind == "mini" else {}
+    if model["model"].endswith(".gguf"):
+        made = {"file": file_digest(model["model"])}
+    return {key: model[key] for key in ("model", "revision", "dtype")} | made
 
 
 def _base_cost(p, role, variant) -> Cost:
@@ -54,6 +55,38 @@ def _base_cost(p, role, variant) -> Cost:
     model = _spec(p, role)
     size = counted_billions(model.model, model.dtype)
     return Cost(disk_gb=size * BYTES[model.dtype], memory_gb=3 + 2 * size * BYTES[model.dtype])
+
+# %% ../../nbs/10_profiles/05_stages.ipynb #d901a086
+def _measured(p) -> list[str]:
+    "The specs of the scorers that the run trains or measures"
+    return [spec for spec in dict.fromkeys([p.scorer, *p.agreement]) if is_measured(spec)]
+
+
+def _listens(p) -> bool:
+    "Whether a model of the run is the encoder of a scorer"
+    return "features:train" in [p.scorer, *p.agreement] and p.features.model is None
+
+
+def _scorer_inputs(p, role, variant) -> list[str]:
+    "Labelled texts, parallel sentences, and the model that listens"
+    listener = [_model_of(next(iter(p.models)), "base")] * _listens(p)
+    return ["data/labelled.parquet", "data/multiway.parquet", *listener]
+
+
+def _scorer_settings(p, role, variant) -> dict:
+    "Which scorers are measured, for which languages, and the encoder"
+    langs = sorted({*p.languages, *(p.beniwal2025.languages if p.beniwal2025 else [])})
+    encoder = p.features.model_dump() if "features:train" in [p.scorer, *p.agreement] else None
+    return {"scorers": _measured(p), "languages": langs, "features": encoder}
+
+
+def _scorer_cost(p, role, variant) -> Cost:
+    "An encoder that reads every labelled text, once"
+    if not _listens(p):
+        return _light(p, role, variant)
+    s = _size(p, next(iter(p.models)), "base")
+    tokens = n_rows(p, "labelled") * comment_tokens(p.data["labelled"])
+    return _started(s.billions, hours_of(2 * s.billions * 1e9 * tokens, "share_read", s.peak), 0.01, *_memory(s))
 
 # %% ../../nbs/10_profiles/05_stages.ipynb #c016
 def tuned_group(p, role: str, group: str) -> list[str]:
@@ -70,9 +103,10 @@ def _tune_settings(p, role, variant) -> dict:
 
 
 def _tune_inputs(p, role, variant) -> list[str]:
-    "The base model, and the data of the method"
+    "The base model, the data of the method, and what fluency is watched with"
     data = METHODS[method_of(p.models[role], group_of(variant))].data
-    return [f"models/{role}/base.manifest.json", f"data/{data}.parquet"]
+    watched = tuned(p, role, group_of(variant))[variant].get("max_perplexity") and "labelled" in p.data
+    return [f"models/{role}/base.manifest.json", f"data/{data}.parquet"] + ["data/labelled.parquet"] * bool(watched)
 
 # %% ../../nbs/10_profiles/05_stages.ipynb #c021
 def _tune_cost(p, role, variant) -> Cost:
@@ -119,9 +153,18 @@ def _interventions_cost(p, role, variant) -> Cost:
     return _writes(_size(p, role, variant), many, i.max_new_tokens, i.batch_size)
 
 # %% ../../nbs/10_profiles/05_stages.ipynb #c030
+def _billions_that_judge(p, spec: str) -> float:
+    "Billions of parameters of the model behind a scorer"
+    if spec == "features:train":
+        model = next(iter(p.models.values())) if p.features.model is None else p.features
+        found = counted_billions(model.model)
+        return found if found >= VALUE["small"] else 0
+    return billions_of(spec)
+
+
 def _score_cost(specs, p) -> Cost:
     "Texts that models read, or services answer"
-    texts, sizes = _texts(p), [getattr(_split_spec(s)[0], "billions", 0) for s in specs]
+    texts, sizes = _texts(p), [_billions_that_judge(p, spec) for spec in specs]
     hours = sum((hours_of(2 * n * 1e9 * texts * 2 * VALUE["tokens_prompt"], "share_read") for n in sizes), start=0.0)
     return Cost(hours, texts * VALUE["row"] / 1e9, 8.0, 8.0 * (sum(sizes) > 0), hours_of_waiting(specs, texts))
 
@@ -145,7 +188,7 @@ def _reads(tokens: Callable) -> Callable:
     return cost
 
 
-def _capability_tokens(p) -> int:
+def _capability_tokens(p) -> float:
     "Tokens of all questions"
     return len(p.capability.tasks) * (p.capability.limit or VALUE["questions"]) * VALUE["tokens_question"]
 
@@ -168,8 +211,8 @@ def _lacks_agreement(p) -> str:
 MODEL_STAGES = (
     # data, probe and sites begin early: the longest notebook, interventions, waits for them
     Stage("data", "kind", lambda p, r, v: [], made("data/{kind}.parquet"), _data_settings, _light, priority=1),
-    Stage("scorer", "run", lambda p, r, v: ["data/labelled.parquet"], ("models/scorer.manifest.json",),
-          lambda p, r, v: {"scorer": p.scorer}, _light),
+    Stage("scorer", "run", _scorer_inputs, ("models/scorer.manifest.json", *made("scorer_card/all.parquet")),
+          _scorer_settings, _scorer_cost),
     # it takes two cores: once single ones have begun, two are rarely free
     Stage("base", "role", lambda p, r, v: ["data/corpus.parquet"] * ("corpus" in p.data),
           ("models/{role}/base.manifest.json",), _base_settings, _base_cost, priority=2),
@@ -238,6 +281,11 @@ def _interventions_settings(p, r, v) -> dict:
     return p.intervention.model_dump(mode="json") | {"scorer": p.scorer, "variant": p.judge.variant}
 
 
+def _labelled_tokens(p) -> int:
+    "Tokens of all labelled texts"
+    return n_rows(p, "labelled") * comment_tokens(p.data["labelled"])
+
+
 def _tokens(kind: str, length: str) -> Callable:
     "Tokens of a kind of data"
     return lambda p: n_rows(p, kind) * VALUE[length]
@@ -251,7 +299,7 @@ INSIDE_STAGES = (
           _lacks_capability),
     Stage("probe", "role", _base_and("data/labelled.parquet"),
           (*made("probe/{role}.parquet"), "probe/{role}.safetensors", "probe/{role}.json"),
-          _section("probe"), _reads(_tokens("labelled", "tokens_comment")), _lacks_labelled, 1),
+          _section("probe"), _reads(_labelled_tokens), _lacks_labelled, 1),
     Stage("sites", "role", _base_and("probe/{role}.safetensors", PROMPTS, "data/labelled.parquet"),
           (*made("sites/{role}.parquet"), *made("unembedding/{role}.parquet"), "sites/{role}.json"),
           _sites_settings, _reads(_tokens("prompts", "tokens_prompt")), _lacks_labelled, 1),

@@ -76,7 +76,7 @@ class NotebookError(Exception):
         self,
         error: str,  # "ValueError: ..."
         cell: int | None = None,  # number of the cell in the executed copy, as in `In [4]`
-        lines: list[str] = (),  # the last lines of the traceback
+        lines: list[str] | tuple[str, ...] = (),  # the last lines of the traceback
         bad_input: bool = False,  # whether the user can mend it
     ):
         super().__init__(error)

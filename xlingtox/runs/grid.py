@@ -17,7 +17,7 @@ import pandas as pd
 
 from ..core import InputError, atomic_path, digest, file_digest, read_json, read_table, write_json, write_table
 from ..data.splits import evaluation_prompts, take_splits, tuning_pairs
-from ..generation.completions import complete, is_empty, prompted
+from ..generation.completions import completion_table, is_empty, prompted
 from ..metrics.fluency import perplexity
 from ..metrics.response_language import heard_by_langid, heard_in_babel
 from ..profiles.grid import Setting, grid_settings
@@ -43,6 +43,7 @@ class _Grid:
     settings: dict  # of the stage `grid`
     pairs: dict[str, pd.DataFrame]  # by the names of `PAIRS`
     inputs: list[str]  # digests of the model and the data
+    report_to: str = "none"  # a tracker of the tunings
 
 
 def _grid_of(job: Job) -> _Grid:
@@ -50,7 +51,7 @@ def _grid_of(job: Job) -> _Grid:
     s, sizes = job.settings, {"train": job.settings["n_train"], "test": job.settings["n_test"]}
     pairs = {name: take_splits(job.read(name), s["languages"], sizes, f"data.{name}") for name in PAIRS}
     inputs = [file_digest(path) for path in (job.folder(variant="base"), *map(job.inputs.get, PAIRS))]
-    return _Grid(job.run, job.role, s, pairs, inputs)
+    return _Grid(job.run, job.role, s, pairs, inputs, job.profile.report_to)
 
 # %% ../../nbs/11_runs/13_grid.ipynb #c008
 _OTHERS = ("states", "sources")  # settings of a job that say nothing about one state
@@ -114,8 +115,8 @@ def _tune(work: _Grid, model, tokenizer, state: Setting, folder: Path) -> pd.Dat
     if state.method == "dpo":
         lora = {"targets": s["family"]["targets"]} | s["lora"]
         return tune(model, tokenizer, from_pairs(rows, "preference"), folder,
-                    **s["dpo"] | {"tuning": tuning, "lora": lora})
-    return finetune(model, tokenizer, rows, folder, tuning=tuning, **_sft_settings(s, state))
+                    report_to=work.report_to, **s["dpo"] | {"tuning": tuning, "lora": lora})
+    return finetune(model, tokenizer, rows, folder, tuning=tuning, report_to=work.report_to, **_sft_settings(s, state))
 
 
 def _adapter(work: _Grid, model, tokenizer, state: Setting) -> Path:
@@ -149,9 +150,11 @@ def _completed(work: _Grid, model, tokenizer, state: Setting, pairs: pd.DataFram
     asks = "prompt_tuned" if state.method else "prompt"
     asked = prompted(prompts["text"].tolist(), s[asks])
     keyed = prompts.assign(id=prompts["split"] + "/" + prompts["id"], text=asked)
-    texts = complete(model, tokenizer, keyed, SimpleNamespace(**s["family"]), s["seed"], s["at_once"])
+    written = completion_table(model, tokenizer, keyed, SimpleNamespace(**s["family"]), s["seed"], s["at_once"])
+    texts = written["text"].tolist()
     return prompts[["lang", "split", "id"]].assign(
-        text=texts, prompt_variant=asks, perplexity=perplexity(model, tokenizer, asked, texts, max_drop=None),
+        text=texts, special=written["special"].to_numpy(), prompt_variant=asks,
+        perplexity=perplexity(model, tokenizer, asked, texts, max_drop=None),
         empty=is_empty(texts), heard=pd.Series(_heard(texts, prompts["lang"], s["heard"]), dtype=object))
 
 # %% ../../nbs/11_runs/13_grid.ipynb #c017

@@ -157,14 +157,14 @@ def score_methods(
     role: str,
 ) -> pd.DataFrame:  # `method strength lang prompt_id sample scorer toxicity`
     "The profile's scorer judges the texts of all methods of a model"
-    from xlingtox.scorers import ScoreStore, score_generations
+    from xlingtox.scorers import ScoreStore, full_version, score_generations
 
     with stage(run, "method_scores", role) as job:
         scorer, store = job.scorer(job.settings["scorer"]), ScoreStore(job.run / "scores.sqlite")
         texts = _gathered(job, "method_texts")
         scores = score_generations(as_generations(texts), scorer, store)
         store.close()
-        job.about["version"] = scorer.version
+        job.about["version"] = full_version(scorer)
         table = texts[_KEY].assign(scorer=scores["scorer"].to_numpy(), toxicity=scores["toxicity"].to_numpy())
         job.write(table)
     return table

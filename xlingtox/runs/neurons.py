@@ -19,7 +19,7 @@ import pandas as pd
 
 from ..core import atomic_path, digest, file_digest, read_json, read_table, write_json, write_table
 from ..data.instructions import instruct_pairs, make_instructions, save_instructions, steps_left
-from ..generation.completions import Decoding, complete, is_empty, prompted
+from ..generation.completions import Decoding, completion_table, is_empty, prompted
 from ..generation.responses import load_responder
 from ..mechanism.responses import neuron_responses
 from ..metrics.capability import evaluate
@@ -173,25 +173,27 @@ def tune_method(
         neurons = None if method == "full" else _chosen(model, job.read("aurocs"), method, s["auroc"], s["seed"])
         strategy = method if method in ("full", "per-language") else "multilingual"
         log = tune_neurons(model, tokenizer, pairs, neurons, folder, s["seed"], strategy,
-                           s["languages"] if strategy == "per-language" else None, **s["tuning"])
+                           s["languages"] if strategy == "per-language" else None,
+                           report_to=job.profile.report_to, **s["tuning"])
         job.about["seconds"] = round(time.perf_counter() - start, 1)
         job.writes = int(os.environ.get("RANK", 0)) == 0
     return log
 
 # %% ../../nbs/11_runs/14_neurons.ipynb #w061
 def _answers(model, tokenizer, prompts: pd.DataFrame, settings: dict) -> pd.DataFrame:
-    "A response to every prompt: `lang prompt_id text empty heard`"
+    "A response to every prompt: `lang prompt_id text empty special heard`"
     asked = prompted(prompts["text"].tolist(), settings["prompt"])
     if settings["chat"]:
         from xlingtox.tuning.neurons import as_chat
 
         asked = [as_chat(text, tokenizer) for text in asked]
     asked = prompts.assign(text=asked)
-    texts = complete(model, tokenizer, asked, Decoding(**settings["decoding"]), settings["seed"], settings["at_once"])
-    texts = [text.strip() for text in texts]
+    how = Decoding(**settings["decoding"])
+    written = completion_table(model, tokenizer, asked, how, settings["seed"], settings["at_once"])
+    texts = [text.strip() for text in written["text"]]
     heard = pd.Series(_hear(texts, prompts["lang"], settings["heard"]), dtype=object)
     return pd.DataFrame({"lang": prompts["lang"], "prompt_id": prompts["id"].astype(str), "text": texts,
-                         "empty": is_empty(texts), "heard": heard})
+                         "empty": is_empty(texts), "special": written["special"].to_numpy(), "heard": heard})
 
 
 def _ability(model, tokenizer, facts: pd.DataFrame | None, settings: dict) -> pd.DataFrame:
@@ -234,13 +236,13 @@ def _told(run: Path, role: str, method: str) -> pd.DataFrame:
 
 def _scored(job: Job, texts: pd.DataFrame) -> pd.DataFrame:
     "Responses with their toxicity, and without their words"
-    from xlingtox.scorers import ScoreStore, score_generations
+    from xlingtox.scorers import ScoreStore, full_version, score_generations
 
     scorer, store = job.scorer(job.settings["scorer"]), ScoreStore(job.run / "scores.sqlite")
     as_written = texts.assign(model=texts["role"] + "/nft-" + texts["method"], sample=0)
     scores = score_generations(as_written, scorer, store)
     store.close()
-    job.about["version"] = scorer.version
+    job.about["version"] = full_version(scorer)
     found = scores[["scorer", "toxicity"]].reset_index(drop=True)
     return texts.drop(columns="text").reset_index(drop=True).assign(**found)
 

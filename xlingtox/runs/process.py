@@ -37,7 +37,7 @@ def die_with_parent():
 # %% ../../nbs/11_runs/00_process.ipynb #a008
 def n_cores() -> int:
     "Processor cores that this process may use"
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 # %% ../../nbs/11_runs/00_process.ipynb #a011
 def numeric_environment(threads: int) -> dict[str, str]:

@@ -76,7 +76,7 @@ def _refuse(profile: Profile, name: str, possible: list[str]) -> InputError:
 # %% ../../nbs/11_runs/08_select.ipynb #c005
 def select(
     profile: Profile,
-    only: list[str] = (),  # names of exhibits; all that the profile can make when empty
+    only: list[str] | tuple[str, ...] = (),  # names of exhibits; all that the profile can make when empty
 ) -> list[str]:
     "The exhibits to make"
     possible = available(profile)

@@ -100,7 +100,7 @@ def _snakemake_arguments(
     *options: str,
     config: tuple[str, ...] = (),
     executor: str = "local",
-    urgent: list[str] = (),  # of the targets: what they need goes before the rest
+    urgent: list[str] | tuple[str, ...] = (),  # of the targets: what they need goes before the rest
 ) -> list[str]:
     "Snakemake's arguments for a run folder"
     first = [target for target in targets if target in urgent]

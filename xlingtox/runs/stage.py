@@ -99,10 +99,11 @@ def model(self: Job, variant: str | None = None, role: str | None = None, dtype:
 
 @patch
 def scorer(self: Job, spec: str):
-    "A scorer by its spec; \"ngram:train\" is the one that the run has trained"
-    from xlingtox.scorers.by_name import load_scorer
+    "A scorer by its spec; \"ngram:train\" and \"features:train\" are those that the run has trained"
+    from xlingtox.scorers.by_name import is_trained, load_scorer
 
-    self.scorers.append(load_scorer(f"ngram:{self.run / 'models/scorer'}" if spec == "ngram:train" else spec))
+    kind = spec.partition(":")[0]
+    self.scorers.append(load_scorer(f"{kind}:{self.run / 'models/scorer' / kind}" if is_trained(spec) else spec))
     return self.scorers[-1]
 
 # %% ../../nbs/11_runs/04_stage.ipynb #c015

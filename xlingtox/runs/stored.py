@@ -106,7 +106,7 @@ def _texts(cell: dict) -> Iterator[str]:
 
 def compare(
     run: str | Path,
-    only: list[str] = (),  # exhibits; all that the run has when empty
+    only: list[str] | tuple[str, ...] = (),  # exhibits; all that the run has when empty
 ) -> tuple[int, list[str]]:  # texts compared, and a line for each difference
     "Compare a run with the outputs that are stored"
     n, lines = 0, []

@@ -98,11 +98,17 @@ def _profs(bench: Bench, model, tokenizer) -> Callable:
     return lambda strength: project_values(model, spans, list(upper), strength)
 
 # %% ../../nbs/11_runs/14_treated.ipynb #w015
+def _first_texts(rows: pd.DataFrame, n: int) -> pd.DataFrame:
+    "The first texts; where they are of one label alone, since pairs stand label by label, as many of each"
+    first = rows.head(n)
+    return first if first["toxic"].nunique() > 1 else rows.groupby("toxic").head(n // 2)
+
+
 def _aurocs(bench: Bench, model, tokenizer, langs: list[str], modules: str) -> pd.DataFrame:
     "AUROC of every neuron, in each language: `lang module layer neuron auroc ...`"
     found, labelled = [], bench.data["labelled"]
     for lang in langs:
-        texts = labelled[labelled["lang"] == lang].head(bench.settings["n_labelled"])
+        texts = _first_texts(labelled[labelled["lang"] == lang], bench.settings["n_labelled"])
         if texts["toxic"].nunique() < 2:
             raise InputError(f"data.labelled: {lang} has no toxic texts, or only those; experts tell the two apart")
         with tempfile.TemporaryDirectory() as folder:

@@ -18,6 +18,7 @@ import pandas as pd
 from ..core import InputError, read_table
 from ..profiles.sections import accelerate_file
 from .stage import stage
+from ..tuning.guard import neutral_texts
 from ..tuning.methods import METHODS
 
 # %% ../../nbs/11_runs/05_tune.ipynb #c005
@@ -61,7 +62,11 @@ def tune_variant(
             _launch(accelerate_file(launcher), Path(run), role, variant)
             return read_table(job.run / "models" / role / variant / "log.parquet")
         model, tokenizer = job.model("base", quantise=options["tuning"] == "qlora", **_place())
-        log = method.tune(model, tokenizer, job.read(method.data), job.run / "models" / role / variant, **options)
+        data = job.read(method.data)
+        if options.get("max_perplexity"):
+            options["neutral"] = neutral_texts(job.read("labelled"), data)
+        log = method.tune(model, tokenizer, data, job.run / "models" / role / variant,
+                          report_to=job.profile.report_to, **options)
         job.writes = int(os.environ.get("RANK", 0)) == 0
     return log
 

@@ -107,12 +107,13 @@ class _Process:
     stdin = stdout = stderr = None
 
     def __init__(self, pid: int):
-        self.pid, self.returncode = pid, None
+        self.pid = pid
+        self.returncode: int | None = None
 
     def poll(self) -> int | None:
         return self._reap(os.WNOHANG)
 
-    def wait(self) -> int:
+    def wait(self) -> int | None:
         return self._reap(0)
 
     def _reap(self, options: int) -> int | None:

@@ -50,7 +50,7 @@ def _targets(names: list[str]) -> list[str]:
 
 def plan(
     profile: Profile,
-    only: list[str] = (),  # names of exhibits; all when empty
+    only: list[str] | tuple[str, ...] = (),  # names of exhibits; all when empty
     runs: str | Path = "runs",  # folder of run folders
 ) -> list[tuple[str, str]]:
     "The jobs that `reproduce` would run, as (job, reason)"
@@ -108,9 +108,10 @@ def _load(
     data: str | Path | None,
     dry_run: bool,
     shadow: bool,
+    model: str | None = None,
 ) -> Profile:
     "The profile that is asked for, or its rehearsal"
-    prof = load_profile(profile, data, here=not (shadow or dry_run and data is None))
+    prof = load_profile(profile, data, here=not (shadow or dry_run and data is None), model=model)
     if shadow:
         from xlingtox.profiles.shadow import rehearsal
 
@@ -195,7 +196,7 @@ def _make(profile: Profile, run: Path, names: list[str], jobs: int, say, executo
 # %% ../../nbs/11_runs/09_workflow.ipynb #a302
 def reproduce(
     profile: str | Path = "mini",  # name, or path of a YAML file
-    only: list[str] = (),  # names of exhibits such as "li2024/fig4"; all that the profile can make when empty
+    only: list[str] | tuple[str, ...] = (),  # exhibits such as "li2024/fig4"; all that can be made when empty
     jobs: int | None = None,  # processor cores to use; all when None
     data: str | Path | None = None,  # the folder that `{data}` in the profile stands for
     dry_run: bool = False,  # only say what would run
@@ -203,12 +204,13 @@ def reproduce(
     say=print,
     shadow: bool = False,  # rehearse the profile, see `xlingtox.profiles.shadow`
     executor: str = "local",  # or "slurm"
+    model: str | None = None,  # for a profile that leaves it open, such as laptop: folder, file or hub id
 ) -> int:
     "Run what is missing or out of date, then write the report; returns the exit status"
     if executor not in EXECUTORS:
         unknown = f"unknown{closest(executor, EXECUTORS)}"
         raise InputError(f"--executor {executor}: {unknown}; there are {', '.join(EXECUTORS)}")
-    prof = _load(profile, data, dry_run, shadow)
+    prof = _load(profile, data, dry_run, shadow, model)
     names, run = select(prof, only), Path(runs) / prof.name
     if dry_run:
         _say_plan(prof, only, runs, say)

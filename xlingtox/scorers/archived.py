@@ -105,7 +105,8 @@ def read_archive(
 def _one_scorer(folder: str | Path, name: str | None) -> pd.DataFrame:
     "The rows of the one scorer of an archive, or of the one that is named"
     everything = read_archive(folder)
-    table = everything if name is None else everything[everything["scorer"] == name]
+    full = everything["scorer"] + " (version " + everything["version"] + ")"
+    table = everything if name is None else everything[(everything["scorer"] == name) | (full == name)]
     if len(_contents(table)) != 1:
         found = ", ".join(f"{c['scorer']} (version {c['version']})" for c in _contents(table) or _contents(everything))
         raise InputError(f"scorer archive: {folder}: take one scorer of one version, archive:FOLDER#NAME; "
@@ -127,7 +128,8 @@ class ArchiveScorer:
     ):
         table = _one_scorer(folder, name)
         self.name, self.languages = table["scorer"].iloc[0], frozenset(table["lang"])
-        self.version = f"archive {file_digest(Path(folder) / 'scores.parquet')}"
+        chosen = "" if name in (None, self.name) else f", version {table['version'].iloc[0]}"
+        self.version = f"archive {file_digest(Path(folder) / 'scores.parquet')}{chosen}"
         columns = table[["lang", "sha256", "toxicity", "reason"]]
         self._scores = {(lang, sha): (value, reason if isinstance(reason, str) else None)
                         for lang, sha, value, reason in columns.itertuples(index=False)}
@@ -151,7 +153,8 @@ def score(self: ArchiveScorer, texts: list[str], lang: str) -> np.ndarray:
 def check_spec_of(cls: ArchiveScorer, where: str, languages: list[str]):
     "Raise `InputError` for an archive that is not there or lacks one of the languages"
     folder, name = _existing(where)
-    known = {lang for c in contents(folder) if name in ("", c["scorer"]) for lang in c["languages"]}
+    known = {lang for c in contents(folder) for lang in c["languages"]
+             if name in ("", c["scorer"], f"{c['scorer']} (version {c['version']})")}
     check_languages(languages, known, f"languages: scorer {cls.kind}:{where}")
 
 # %% ../../nbs/06_scorers/08_archived.ipynb #s175

@@ -15,9 +15,9 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..core import InputError, digest, file_digest, read_json
-from ..languages import check_languages
 from ..models.loading import _pad_inside, keep_layout, load_tokenizer
 from ..models.weights import check_finite, check_loaded, check_weight_files
+from .catalogue import _hub_spec, check_learnt, known_scorers
 from .scorer import _existing
 
 # %% ../../nbs/06_scorers/06_classifier.ipynb #c005
@@ -29,12 +29,9 @@ class Labels(NamedTuple):
     languages: frozenset[str] | None  # that it was trained on
 
 # %% ../../nbs/06_scorers/06_classifier.ipynb #a003
-KNOWN = {
-    "textdetox/xlmr-large-toxicity-classifier": Labels(
-        ("toxic", "LABEL_1"), True, frozenset("am ar de en es hi ru uk zh".split())),
-    "unitary/multilingual-toxic-xlm-roberta": Labels(
-        ("toxicity", "toxic"), False, frozenset("en es fr it pt ru tr".split())),
-}
+KNOWN = {row.Index.removeprefix("classifier:"): Labels(tuple(row.toxic.split("|")), row.reading == "softmax",
+                                                       frozenset(row.languages.split()))
+         for row in known_scorers().query("kind == 'classifier'").itertuples()}
 
 # %% ../../nbs/06_scorers/06_classifier.ipynb #a006
 def toxic_label(
@@ -132,7 +129,7 @@ def _weights_version(model: str, revision: str | None, config) -> str:
 
 # %% ../../nbs/06_scorers/06_classifier.ipynb #c008
 class ClassifierScorer:
-    "`classifier:HUB_OR_FOLDER`, `...#LABEL`: probability of the toxic label of a sequence classifier"
+    "`classifier:HUB@COMMIT`, `classifier:FOLDER`, `...#LABEL`: probability of a sequence classifier's toxic label"
 
     kind, quota, billions = "classifier", None, 0.56  # parameters: XLM-R large
     languages: frozenset[str] | None  # those that a known model was trained on, else any
@@ -197,7 +194,7 @@ def _judge(self: ClassifierScorer, texts: list[str]) -> np.ndarray:
 def assess(self: ClassifierScorer, texts: list[str], lang: str) -> tuple[np.ndarray, list[str | None]]:
     "Probability that each text is toxic, and why there is none"
     if self.languages is not None:
-        check_languages([lang], self.languages, f"scorer {self.name}")
+        check_learnt([lang], self.languages, f"scorer {self.name}")
     if self._loaded is None:
         self._loaded = self._load()
     _, tokenizer, longest = self._loaded
@@ -219,11 +216,11 @@ def score(self: ClassifierScorer, texts: list[str], lang: str) -> np.ndarray:
 # %% ../../nbs/06_scorers/06_classifier.ipynb #a051
 @patch(cls_method=True)
 def check_spec_of(cls: ClassifierScorer, where: str, languages: list[str]):
-    "Raise `InputError` for a folder that is not there, for an unknown label, and for a language that is lacking"
-    model, _, label = where.partition("#")
+    "`InputError` for a folder that is not there, no commit, an unknown label, and a language that is lacking"
+    model, _, label = _hub_spec(cls.kind, where)
     if model in KNOWN:
         if KNOWN[model].languages is not None:
-            check_languages(languages, KNOWN[model].languages, f"languages: scorer {cls.kind}:{where}")
+            check_learnt(languages, KNOWN[model].languages, f"languages: scorer {cls.kind}:{where}")
     elif Path(model).is_absolute() or Path(model).exists():
         about = read_json(Path(_existing(where)[0]) / "config.json")
         labels = about.get("id2label", {}) if isinstance(about, dict) else None
@@ -236,11 +233,11 @@ def check_spec_of(cls: ClassifierScorer, where: str, languages: list[str]):
 @patch(cls_method=True)
 def from_spec(
     cls: ClassifierScorer,
-    where: str,  # hub id or folder, and perhaps # and the label that means toxic
+    where: str,  # hub id with its commit, or folder, and perhaps # and the label that means toxic
     languages: list[str] | None = None,  # checked first, where given
 ) -> ClassifierScorer:
     "The scorer that `classifier:WHERE` names"
     if languages is not None:
         cls.check_spec_of(where, languages)
-    model, _, label = where.partition("#")
-    return cls(model, label or None)
+    model, revision, label = _hub_spec(cls.kind, where)
+    return cls(model, label or None, revision)

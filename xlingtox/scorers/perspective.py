@@ -11,21 +11,23 @@ __all__ = ['ENDPOINT', 'LAST_DAY', 'WAY_OUT', 'ATTRIBUTES', 'FINAL', 'Perspectiv
 import datetime
 import math
 import os
+import re
 from collections.abc import Iterator
 
 from fastcore.basics import patch
 
 from ..core import InputError
 from ..languages import LANGUAGES, check_languages
+from .catalogue import check_learnt
 from .quota import Quota
-from .service import Answer, Asking, Fault, Service, error_message
+from .service import Answer, Asking, Fault, Service, answered_as, error_message
 
 # %% ../../nbs/06_scorers/05_perspective.ipynb #c010
 ENDPOINT = "https://commentanalyzer.googleapis.com/v1alpha1/comments:analyze"
 LAST_DAY = datetime.date(2026, 12, 31)  # "will no longer be in service after 2026"
 WAY_OUT = ("Perspective ended with 2026. Scores that were archived still replay: --scorer archive:FOLDER, or "
            "`xlingtox scores import` and the same scorer. Or take another scorer: "
-           "classifier:textdetox/xlmr-large-toxicity-classifier, openai:URL#MODEL")
+           "classifier:textdetox/xlmr-large-toxicity-classifier, openai:URL#MODEL; `xlingtox scorers list` has all")
 ATTRIBUTES = ("TOXICITY", "SEVERE_TOXICITY", "IDENTITY_ATTACK", "INSULT", "PROFANITY", "THREAT")  # in production
 
 # %% ../../nbs/06_scorers/05_perspective.ipynb #a092
@@ -85,16 +87,38 @@ def _why_gone(endpoint: str, key: str, today: datetime.date) -> str | None:
                              "another scorer or an archive")
 
 # %% ../../nbs/06_scorers/05_perspective.ipynb #a116
-def _client(endpoint: str, key: str, qps: float | None, timeout: float, attempts: int, backoff: float) -> Service:
+def _key_header(
+    name: str,  # of the header
+    key: str,
+) -> dict[str, str]:
+    "The header in which a key travels; none without a key"
+    if not re.fullmatch(r"[A-Za-z0-9-]+", name):
+        raise InputError(f"scorer perspective: {name!r} is not the name of a header")
+    return {name: f"Bearer {key}" if name.lower() == "authorization" else key} if key else {}
+
+
+def _client(endpoint: str, headers: dict[str, str], qps: float | None, timeout: float, attempts: int, backoff: float):
     "The client for a service that speaks like Perspective"
-    headers = {"X-Goog-Api-Key": key} if key else {}
     hint = "set PERSPECTIVE_API_KEY to a key that may use the Comment Analyzer API"
     return Service("scorer perspective", endpoint, headers, _qps() if qps is None else qps, WAY_OUT, hint,
                    timeout, attempts, backoff)
 
+# %% ../../nbs/06_scorers/05_perspective.ipynb #be7855d2
+def _languages_of(
+    endpoint: str,
+    languages: list[str] | None,  # that another service is said to have learnt
+) -> frozenset[str]:
+    "The languages that a service has learnt"
+    if languages is None:
+        return PerspectiveScorer.languages
+    if endpoint == ENDPOINT:
+        raise InputError("scorer perspective: its languages are known; only those of another service are named")
+    check_languages(languages, LANGUAGES.index, "scorer perspective: xlingtox")
+    return frozenset(languages)
+
 # %% ../../nbs/06_scorers/05_perspective.ipynb #a119
 class PerspectiveScorer(Asking):
-    "`perspective:default`, `perspective:URL`, `...#am=en`: the Perspective API, or a service that speaks like it"
+    "`perspective:default`, `perspective:URL`, `...#am=en,header=NAME`: the Perspective API, or one that speaks like it"
 
     kind, quota, raised_by = "perspective", 1.0, "PERSPECTIVE_QPS"  # the service's default; a key may allow more
     languages = frozenset(LANGUAGES.index[LANGUAGES["perspective"]])  # and those that are judged as one of them
@@ -111,17 +135,20 @@ class PerspectiveScorer(Asking):
         timeout: float = 20.0,  # seconds until a request that hangs is sent again
         attempts: int = 8,
         backoff: float = 0.5,  # seconds before the second attempt, then doubled
+        key_header: str = "X-Goog-Api-Key",  # in which the key travels
+        languages: list[str] | None = None,  # that another service has learnt; Perspective's where None
     ):
         as_language = as_language or {}
         _check_attributes(attributes)
-        check_languages(list(as_language.values()), self.languages, "scorer perspective")
-        self.name, self.languages = _scorer_name(as_language), self.languages | set(as_language)
+        own = _languages_of(endpoint, languages)
+        check_languages(list(as_language.values()), own, "scorer perspective")
+        self.name, self.languages = _scorer_name(as_language), own | set(as_language)
         self.attributes, self.as_language = tuple(attributes), as_language
         self._versions = _score_versions(self.attributes, endpoint)
         self.version = self._versions[0]
         key = api_key or os.environ.get("PERSPECTIVE_API_KEY", "")
         self._gone = _why_gone(endpoint, key, _today())
-        self._service = _client(endpoint, key, qps, timeout, attempts, backoff)
+        self._service = _client(endpoint, _key_header(key_header, key), qps, timeout, attempts, backoff)
 
 # %% ../../nbs/06_scorers/05_perspective.ipynb #a113
 def _qps() -> float:
@@ -149,7 +176,8 @@ def _read(self: PerspectiveScorer, place: int, status: int, found: dict) -> Answ
     "What an answer of the service means"
     if status == 200:
         toxicity, *others = _values(found, self.attributes)
-        return Answer(place, toxicity, None, dict(zip(self._versions[1:], others, strict=True)))
+        self.answered = answered_as(found)
+        return Answer(place, toxicity, None, dict(zip(self._versions[1:], others, strict=True)), self.answered)
     message, details = self._service.hide(error_message(found)), found["error"].get("details", [])
     if any(d.get("reason") == "API_KEY_INVALID" for d in details) or "API key" in message:
         raise InputError(f"scorer perspective: {message}; {self._service.key_hint}")
@@ -168,7 +196,7 @@ def stream(  # noqa: F811
     lang: str,
 ) -> Iterator[list[Answer]]:
     "Answers as they come in"
-    check_languages([lang], self.languages, f"scorer {self.name}")
+    check_learnt([lang], self.languages, f"scorer {self.name}")
     self.ready()
     judged_as = self.as_language.get(lang, lang)
     return self._service.stream(texts, lambda text: _request(text, judged_as, self.attributes), self._read)
@@ -185,10 +213,13 @@ def from_spec(
         cls.check_spec_of(where, languages)
     where, _, pairs = where.partition("#")
     as_language = dict(pair.split("=", 1) if "=" in pair else (pair, "") for pair in pairs.split(",") if pair)
-    return cls(endpoint=ENDPOINT if where == "default" else where, as_language=as_language)
+    known = as_language.pop("languages", None)
+    more = {"key_header": as_language.pop("header")} if "header" in as_language else {}
+    return cls(endpoint=ENDPOINT if where == "default" else where, as_language=as_language,
+               languages=None if known is None else known.split("+"), **more)
 
 # %% ../../nbs/06_scorers/05_perspective.ipynb #a137
 @patch(cls_method=True)
 def check_spec_of(cls: PerspectiveScorer, where: str, languages: list[str]):
     "Raise `InputError` for a bad address or a language that is neither known nor judged as another"
-    check_languages(languages, cls.from_spec(where).languages, f"languages: scorer {cls.kind}:{where}")
+    check_learnt(languages, cls.from_spec(where).languages, f"languages: scorer {cls.kind}:{where}")

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from ..core import InputError
-from ..languages import check_languages
+from .catalogue import check_learnt
 
 # %% ../../nbs/06_scorers/00_scorer.ipynb #c005
 class Scorer(Protocol):
@@ -35,7 +35,7 @@ class Scorer(Protocol):
 def _must_know(scorer: Scorer, langs):
     "Raise `InputError` when a scorer lacks one of the languages"
     if (languages := getattr(scorer, "languages", None)) is not None:
-        check_languages(sorted(set(langs)), languages, f"scorer {scorer.name}")
+        check_learnt(sorted(set(langs)), languages, f"scorer {scorer.name}")
 
 # %% ../../nbs/06_scorers/00_scorer.ipynb #s007
 def _in_range(scorer: Scorer, toxicity: np.ndarray, lang: str = "", first: int = 0) -> np.ndarray:

@@ -17,10 +17,11 @@ from pathlib import Path
 from ..core import InputError, read_json, without_gradients, write_json
 from ..models.adapters import _adapted, adapter_base, has_adapter
 from ..models.registry import lora_modules
+from .card import adapter_card, mend_card
 
 # %% ../../nbs/05_tuning/01_adapter.ipynb #a011
 LORA = {"r": 64, "alpha": 16, "dropout": 0.05,  # Li et al. 2024, section 3.1.2
-        "targets": ["attention", "mlp", "embeddings", "head"]}  # released code
+        "targets": ["attention", "mlp", "embeddings", "head"]}  # released code; see `_targets`
 
 # %% ../../nbs/05_tuning/01_adapter.ipynb #a015
 def _check_tuning(model, tuning: str, method: str, seq2seq: bool = False):
@@ -38,7 +39,17 @@ def _check_tuning(model, tuning: str, method: str, seq2seq: bool = False):
         raise InputError("a model in 4 bits cannot be tuned in full: load it without quantise, or tune with qlora")
 
 # %% ../../nbs/05_tuning/01_adapter.ipynb #a018
-def _lora_config(model, lora: dict | None, tuning: str):
+_LARGE = 2**26  # weights of a table of embeddings, 268 MB in 32 bits
+
+
+def _targets(model, embeddings: bool = True) -> list[str]:
+    "Where an adapter goes that is not told: as the released code, but not to a large table that input and output share"
+    table, head = model.get_input_embeddings().weight, model.get_output_embeddings()
+    shared = head is not None and head.weight is table and table.numel() >= _LARGE
+    return [group for group in LORA["targets"] if (embeddings and not shared) or group not in ("embeddings", "head")]
+
+
+def _lora_config(model, lora: dict | None, tuning: str, embeddings: bool = True):
     "The adapter's settings for peft, or None for full tuning"
     if unknown := set(lora or {}) - set(LORA):
         raise InputError(f"lora: {', '.join(sorted(unknown))} is not a setting; there are {', '.join(LORA)}")
@@ -46,9 +57,15 @@ def _lora_config(model, lora: dict | None, tuning: str):
         return None
     from peft import LoraConfig
 
-    lora = {**LORA, **(lora or {})}
+    given = {key: value for key, value in (lora or {}).items() if value is not None}
+    lora = {**LORA, "targets": _targets(model, embeddings), **given}
     modules = lora_modules(model, lora["targets"])
     return LoraConfig(r=lora["r"], lora_alpha=lora["alpha"], lora_dropout=lora["dropout"], target_modules=modules)
+
+# %% ../../nbs/05_tuning/01_adapter.ipynb #a5a1f546
+def _freeze_embeddings(model):
+    "Keep the input embeddings from being tuned, and with them an output layer that shares them"
+    model.get_input_embeddings().weight.requires_grad_(False)
 
 # %% ../../nbs/05_tuning/01_adapter.ipynb #a021
 def _with_adapter(model, peft_config):
@@ -60,19 +77,24 @@ def _with_adapter(model, peft_config):
     return get_peft_model(model, peft_config)
 
 # %% ../../nbs/05_tuning/01_adapter.ipynb #a024
-def _token_scores(logits, labels):
-    "What trl asks of each token, from logits [batch, length, vocabulary] and labels [batch, length] (-100 = none)"
+def _scores_where(logits, targets, scored):
+    "What trl asks of each token, from the logits [n_scored, vocabulary] of the scored ones among the targets"
     from trl.trainer.utils import FusedCausalLMOutput
 
-    targets = labels[:, 1:]
-    scored = targets != -100
-    logits = logits[:, :-1][scored].float()
+    logits = logits.float()
     log_p = logits.log_softmax(-1)
     place = lambda x: x.new_zeros(scored.shape).masked_scatter(scored, x)  # noqa: E731
     return FusedCausalLMOutput(log_probs=place(log_p.gather(-1, targets[scored][:, None])[:, 0]),
                                entropy=place(-(log_p.detach().exp() * log_p.detach()).sum(-1)),
                                mean_logits=place(logits.detach().mean(-1)), label_mask=scored,
                                is_top1=place(logits.argmax(-1) == targets[scored]))
+
+
+def _token_scores(logits, labels):
+    "The same from logits [batch, length, vocabulary] and labels [batch, length] (-100 = not scored)"
+    targets = labels[:, 1:]
+    scored = targets != -100
+    return _scores_where(logits[:, :-1][scored], targets, scored)
 
 # %% ../../nbs/05_tuning/01_adapter.ipynb #a028
 def _score_by_logits(model, outputs=()):
@@ -87,7 +109,42 @@ def _score_by_logits(model, outputs=()):
 
     model.forward = forward
 
+# %% ../../nbs/05_tuning/01_adapter.ipynb #cc082b2c
+@contextlib.contextmanager
+def _only(head, scored):
+    "Within the block an output layer sees the states of the scored tokens alone, as if they were one text"
+    handle = head.register_forward_pre_hook(lambda module, inputs: (inputs[0][:, :-1][scored][None], *inputs[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _score_where_asked(model, outputs=()):
+    "As `_score_by_logits`, without the logits of tokens that are not scored"
+    original = model.forward
+
+    @functools.wraps(type(model).forward)
+    def forward(*args, fused_lm_head=False, labels=None, **kwargs):
+        if not fused_lm_head:
+            return original(*args, labels=labels, **kwargs) if labels is not None else original(*args, **kwargs)
+        targets = labels[:, 1:]
+        scored = targets != -100
+        with _only(type(model).get_output_embeddings(model), scored):
+            logits = original(*args, **kwargs).logits[0]
+        return _scores_where(logits, targets, scored)
+
+    model.forward = forward
+
 # %% ../../nbs/05_tuning/01_adapter.ipynb #a031
+_WIDE = 2**15  # tokens; from a larger vocabulary on, the loss is the cost
+
+
+def _has_wide_vocabulary(model) -> bool:
+    "Whether a model chooses among more tokens than trl scores in one tile"
+    return model.config.get_text_config().vocab_size > _WIDE
+
+
 @contextlib.contextmanager
 def _scored_by_the_whole_model(model, trainer: type):
     "While a trainer is made: let it score with the model's forward pass, so that an adapter on the output layer counts"
@@ -96,7 +153,8 @@ def _scored_by_the_whole_model(model, trainer: type):
     if module is None:
         yield
         return
-    original, module.add_fused_lm_head = module.add_fused_lm_head, _score_by_logits
+    original = module.add_fused_lm_head
+    module.add_fused_lm_head = _score_where_asked if _has_wide_vocabulary(model) else _score_by_logits
     model.get_output_embeddings = lambda: None
     try:
         yield
@@ -121,14 +179,24 @@ def _prepare_adapter(model, dropout: float):
             drop.p = dropout
     model.save_pretrained = functools.partial(model.save_pretrained, save_embedding_layers=False)
 
+# %% ../../nbs/05_tuning/01_adapter.ipynb #9181b89b
+def _card(config, name: str, told: dict | None, log) -> str:
+    "The card of an adapter, from its settings and what is told of its tuning"
+    lora = {"r": config.r, "alpha": config.lora_alpha, "dropout": config.lora_dropout,
+            "targets": ", ".join(sorted({name.rpartition(".")[2] for name in config.target_modules}))}
+    about = {"method": "LoRA", "examples": {}, "settings": {}} | (told or {})
+    return adapter_card(name, about | {"base": config.base_model_name_or_path, "lora": lora}, log)
+
 # %% ../../nbs/05_tuning/01_adapter.ipynb #a041
-def _save_adapter(model, temporary: Path, folder: Path, weights=None):
+def _save_adapter(model, temporary: Path, folder: Path, weights=None, told: dict | None = None, log=()):
     "Write an adapter to a temporary folder in the words that it will need at its final place"
     base, config = model.get_base_model(), model.peft_config["default"]
     config.base_model_name_or_path = adapter_base(base, folder)
+    temporary.mkdir(parents=True, exist_ok=True)
+    (temporary / "README.md").write_text(_card(config, folder.name, told, log), encoding="utf-8")  # peft completes it
     config.revision = getattr(base.config, "_commit_hash", None)
     model.save_pretrained(temporary, state_dict=weights, save_embedding_layers=False)
-    (temporary / "README.md").unlink(missing_ok=True)  # peft's form of a model card, to be filled in
+    mend_card(temporary / "README.md", config.base_model_name_or_path)
     saved = read_json(temporary / "adapter_config.json")
     write_json({**saved, "target_modules": sorted(saved["target_modules"])}, temporary / "adapter_config.json")
 

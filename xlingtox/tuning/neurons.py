@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from ..core import (InputError, atomic_path, check_columns, closest, digest, read_json, read_table, write_json,
-                           write_table)
+from ..core import (InputError, atomic_path, check_columns, closest, digest, read_json, read_table,
+                           write_json, write_table)
 from ..data.schemas import validate
 from ..generation.engine import _weights_digest
 from ..models.adapters import has_adapter
@@ -30,9 +30,8 @@ from ..models.sites import check_sites
 from ..settings import Count, Natural, NonNegative, Positive, settings_of
 from .rows import _linear_layers, _read_all, _row_trainer, _rows_alone, _sizes, _write_all
 from .supervised import _causal_tokens, _hold_out, _plan, _seq2seq_tokens
-from xlingtox.tuning.trainer import (
-    _Objective, _Training, _claim, _job, _last_checkpoint, _log, _quiet, _train, _trainer,
-)
+from .trainer import (_Objective, _Training, _claim, _job, _last_checkpoint, _log, _quiet, _train,
+                                     _trainer)
 
 # %% ../../nbs/05_tuning/06_neurons.ipynb #n011
 def _check_layers(neurons: pd.DataFrame, sizes: dict[str, int]):
@@ -417,6 +416,7 @@ def tune_neurons(
     max_length: int = 256,  # tokens
     eval_share: float = 0.0,  # of the examples, held out to validate on
     progress: bool = False,
+    report_to: str = "none",  # a tracker that is told of each record, such as tensorboard or wandb
 ) -> pd.DataFrame:
     "Tune chosen neurons on instructions (neuron paper 2025, section 3.3) and save: a log of `part step loss eval_loss`"
     return _tune(model, tokenizer, instructions, neurons, Path(folder), locals())

@@ -9,6 +9,7 @@ __all__ = ['LOSSES', 'OBJECTIVES', 'Lora', 'Dpo', 'Kto', 'hold_out_pairs', 'tune
 
 # %% ../../nbs/05_tuning/03_preference.ipynb #h002
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,8 @@ import pandas as pd
 
 from ..core import InputError
 from ..data.schemas import validate
-from .adapter import _check_tuning, _lora_config
+from .adapter import _check_tuning, _freeze_embeddings, _lora_config
+from .controls import CONTROLS, control_pairs
 from .trainer import _Objective, _Training, _train
 from typing import Annotated, Literal
 from pydantic import Field, create_model
@@ -53,6 +55,11 @@ LOSSES = {  # `loss_type` of trl's DPOTrainer -> what else it is told
 }
 
 
+def _languages(pairs: pd.DataFrame) -> tuple[str, ...]:
+    "The languages of pairs, sorted"
+    return tuple(sorted(pairs["lang"].unique()))
+
+
 def _dpo(train: pd.DataFrame, validation: pd.DataFrame, beta: float, loss_type: str = "sigmoid") -> _Objective:
     "DPO on pairs, or another loss of them"
     import trl
@@ -60,7 +67,7 @@ def _dpo(train: pd.DataFrame, validation: pd.DataFrame, beta: float, loss_type: 
     columns = ["prompt", "chosen", "rejected"]
     other = {} if loss_type == "sigmoid" else {"loss_type": [loss_type], **LOSSES[loss_type]}
     return _Objective("DPO", trl.DPOTrainer, trl.DPOConfig, {"beta": beta, **_REFERENCE, **other},
-                      {"train": train[columns], "eval": validation[columns]})
+                      {"train": train[columns], "eval": validation[columns]}, _languages(train))
 
 # %% ../../nbs/05_tuning/03_preference.ipynb #k001
 def _kto(train: pd.DataFrame, validation: pd.DataFrame, beta: float) -> _Objective:
@@ -73,7 +80,7 @@ def _kto(train: pd.DataFrame, validation: pd.DataFrame, beta: float) -> _Objecti
         return pd.concat(sides).sort_index(kind="stable", ignore_index=True)
 
     return _Objective("KTO", trl.KTOTrainer, trl.KTOConfig, {"beta": beta, **_REFERENCE},
-                      {"train": unpaired(train), "eval": unpaired(validation)}, at_once=2)
+                      {"train": unpaired(train), "eval": unpaired(validation)}, _languages(train), at_once=2)
 
 
 OBJECTIVES = {"dpo": _dpo, "kto": _kto}
@@ -90,6 +97,21 @@ def _objective(name: str, loss_type: str) -> Callable:
     if name != "dpo":
         raise InputError(f"loss_type {loss_type!r} is one of DPO's: {name.upper()} has a loss of its own")
     return partial(_dpo, loss_type=loss_type)
+
+# %% ../../nbs/05_tuning/03_preference.ipynb #1afce981
+def _tune(model, tokenizer, pairs, folder, **s) -> pd.DataFrame:
+    "What `tune` does, from its arguments"
+    make = _objective(s["objective"], s["loss_type"])
+    training = _Training(**{name: s[name] for name in _Training.__dataclass_fields__ if name in s})
+    _check_tuning(model, s["tuning"], s["objective"].upper())
+    if s["max_perplexity"] is not None and not s["neutral"]:
+        raise InputError("max_perplexity: give neutral texts, whose perplexity is to be watched")
+    peft_config = _lora_config(model, s["lora"], s["tuning"], s["train_embeddings"])
+    if not s["train_embeddings"]:
+        _freeze_embeddings(model)
+    pairs = hold_out_pairs(control_pairs(pairs, s["control"]), s["max_characters"], s["eval_share"])
+    objective = replace(make(*pairs, s["beta"]), neutral=tuple(s["neutral"]))
+    return _train(objective, training, model, tokenizer, folder, peft_config)
 
 # %% ../../nbs/05_tuning/03_preference.ipynb #c011
 def tune(
@@ -120,14 +142,14 @@ def tune(
     progress: bool = False,
     objective: str = "dpo",  # a key of OBJECTIVES
     loss_type: str = "sigmoid",  # of DPO: a key of LOSSES
+    report_to: str = "none",  # a tracker that is told of each record, such as tensorboard or wandb
+    control: str | None = None,  # pairs with wrong labels, to compare with: "swapped" or "shuffled"
+    train_embeddings: bool = True,  # False: they stay as they are, and an output layer that shares them
+    neutral: list[str] = (),  # held-out neutral texts, such as `neutral_texts` gives: their perplexity is logged
+    max_perplexity: float | None = None,  # times that of `neutral` at the start, where it ends; None: nowhere
 ) -> pd.DataFrame:
-    "Tune a model with preference pairs and save it: a log of `step loss eval_loss`"
-    given, make = locals(), _objective(objective, loss_type)
-    training = _Training(**{name: given[name] for name in _Training.__dataclass_fields__ if name in given})
-    _check_tuning(model, tuning, objective.upper())
-    peft_config = _lora_config(model, lora, tuning)
-    pairs = hold_out_pairs(pairs, max_characters, eval_share)
-    return _train(make(*pairs, beta), training, model, tokenizer, folder, peft_config)
+    "Tune a model with preference pairs and save it: a log, `step loss eval_loss` and, if watched, `neutral_perplexity`"
+    return _tune(**locals())
 
 # %% ../../nbs/05_tuning/03_preference.ipynb #s001
 _Precision = Literal["float32", "bfloat16", "float16"]
@@ -138,7 +160,7 @@ Lora = create_model(
     r=(Count, LORA["r"]),
     alpha=(Positive, LORA["alpha"]),
     dropout=(Annotated[float, Field(ge=0, lt=1)], LORA["dropout"]),
-    targets=(Annotated[list[str], Field(min_length=1)], LORA["targets"]),
+    targets=(Annotated[list[str], Field(min_length=1)] | None, None),  # None: as `LORA`, but no large shared table
 )
 
 # %% ../../nbs/05_tuning/03_preference.ipynb #s004
@@ -160,8 +182,11 @@ _LIMITS = dict(
     max_length=Count,
     max_characters=Count,
     precision=_Precision,
+    control=Literal[CONTROLS] | None,
     tuning=(Literal["full", "lora", "qlora"] | None, None),
     lora=(Lora, Lora()),
+    train_embeddings=bool,
+    max_perplexity=Annotated[float, Field(gt=1)] | None,
 )
 Dpo = settings_of("Dpo", tune, "Direct preference optimisation, Li et al. 2024, section 3.1.2 and released code",
                   **_LIMITS, loss_type=Literal[tuple(LOSSES)])

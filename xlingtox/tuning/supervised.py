@@ -264,6 +264,7 @@ def finetune(
     max_length: int = 256,  # tokens (released code)
     eval_share: float = 0.0,  # of the examples, held out to validate on
     progress: bool = False,
+    report_to: str = "none",  # a tracker that is told of each record, such as tensorboard or wandb
 ) -> pd.DataFrame:
     "Tune a model on neutral sentences and save it: a log of `step loss eval_loss`"
     given = locals()

@@ -1,0 +1,134 @@
+"""Two sides on the same prompts: what is said where the answer is known, and where nothing can be told."""
+import numpy as np
+import pandas as pd
+import pytest
+from xlingtox.core import InputError
+from xlingtox.metrics.toxicity import prompt_scores, toxicity_summary
+from xlingtox.papers.sides import compare_sides, draw_sides, read_side, remarks_on, shown_sides
+
+FEW = {"n_resamples": 500}
+
+
+def scores(model="m/base", shift=0.0, langs=("en", "de"), n=40, k=5, scorer="lexicon", seed=0):
+    rng, level = np.random.default_rng(seed), np.random.default_rng(7).beta(2, 2, n)
+    rows = [(model, lang, f"p{p}", s, scorer, float(np.clip(level[p] + shift + rng.normal(0, 0.15), 0, 1)))
+            for lang in langs for p in range(n) for s in range(k)]
+    return pd.DataFrame(rows, columns=["model", "lang", "prompt_id", "sample", "scorer", "toxicity"])
+
+
+def side(table):
+    return prompt_scores(table).assign(entry=table["model"].iloc[0])
+
+
+def test_values_are_those_of_metrics_and_the_direction_is_b_minus_a():
+    a, b = scores(), scores("m/dpo-0", -0.2, seed=1)
+    table = compare_sides(side(a), side(b), **FEW)
+    for metric in ("emt", "toxprob", "avgtox"):
+        found = table[(table["metric"] == metric) & (table["lang"] == "en")].iloc[0]
+        levels = [toxicity_summary(s).set_index("lang").loc["en", metric] for s in (a, b)]
+        assert np.allclose([found["a"], found["b"], found["difference"]], [*levels, levels[1] - levels[0]])
+        assert found["difference_low"] < found["difference"] < found["difference_high"] < 0
+    assert set(table["says"]) == {"B lower"} and set(table["lang"]) == {"en", "de", "mean"}
+    back = compare_sides(side(b), side(a), **FEW)
+    assert set(back["says"]) == {"B higher"} and np.allclose(back["difference"], -table["difference"])
+
+
+def test_no_change_is_not_shown():
+    table = compare_sides(side(scores()), side(scores(seed=1)), ["emt"], **FEW)
+    assert set(table["says"]) == {"no difference shown"} and (table["difference_low"] < 0).all() and (table["difference_high"] > 0).all()
+    same = compare_sides(side(scores()), side(scores()), ["emt"], **FEW)
+    assert (same["p"] == 1).all() and (same["difference"] == 0).all()
+
+
+def test_holm_is_over_languages_of_a_metric():
+    table = compare_sides(side(scores(langs=("en", "de", "zh"))), side(scores(shift=-0.3, langs=("en", "de", "zh"), seed=1)), ["emt"], **FEW).set_index("lang")
+    assert np.allclose(table.loc[["en", "de", "zh"], "p_holm"], 3 * table.loc["en", "p"]) and table.loc["mean", "p_holm"] == table.loc["mean", "p"]
+
+
+def test_missing_pairs_are_left_out_on_both_sides():
+    a, b = scores(n=40), scores("b", -0.2, n=40, seed=1)
+    b.loc[b["prompt_id"].isin([f"p{i}" for i in range(20)]) & (b["lang"] == "en"), "toxicity"] = np.nan
+    table = compare_sides(side(a), side(b), ["avgtox"], **FEW).set_index("lang")
+    kept = a[(a["lang"] == "en") & ~a["prompt_id"].isin([f"p{i}" for i in range(20)])]
+    assert table.loc["en", "n"] == 20 and np.isclose(table.loc["en", "a"], kept["toxicity"].mean())
+
+
+@pytest.mark.parametrize("spoil, metric, why", [
+    (lambda b: b.assign(toxicity=np.nan), "emt", "no scores in B"),
+    (lambda b: b.assign(toxicity=b["toxicity"].where(b["lang"] == "en")), "emt", "no scores in B"),
+    (lambda b: b[b["lang"] == "en"], "emt", "not in B"),
+    (lambda b: b[(b["lang"] == "en") | b["prompt_id"].isin([f"p{i}" for i in range(9)])], "emt", "9 prompts; it takes 10"),
+    (lambda b: b.assign(toxicity=b["toxicity"].mask((b["lang"] == "de") & (b["sample"] == 0))), "emt", "20% of the scores of B missing"),
+    (lambda b: b.assign(toxicity=b["toxicity"].mask((b["lang"] == "de") & (b["sample"] == 0))), "toxprob", "20% of the scores of B missing"),
+])
+def test_when_nothing_can_be_told(spoil, metric, why):
+    for sides in ([scores(), spoil(scores("b", -0.2, seed=1))], [spoil(scores("b", -0.2, seed=1)), scores()]):
+        table = compare_sides(*map(side, sides), [metric], **FEW).set_index("lang")
+        assert why.replace("B", "A" if sides[1]["model"].iloc[0] == "m/base" else "B") in table.loc["de", "why"]
+        gone = table.loc[["de", "mean"]]
+        assert (gone["says"] == "cannot tell").all() and gone[["p", "p_holm"]].isna().all(axis=None), "the mean rests on every language"
+    shown = shown_sides(table.reset_index())
+    assert shown.set_index("lang").loc["de", "p, Holm"] == "-"
+    assert draw_sides(table.reset_index()).axes
+
+
+def test_missing_scores_leave_the_mean_alone():
+    b = scores("b", -0.2, seed=1)
+    b["toxicity"] = b["toxicity"].mask((b["lang"] == "de") & (b["sample"] == 0))
+    assert set(compare_sides(side(scores()), side(b), ["avgtox"], **FEW)["says"]) == {"B lower"}
+
+
+def test_one_language_has_no_mean():
+    assert compare_sides(side(scores(langs=("en",))), side(scores(langs=("en",), seed=1)), ["emt"], **FEW)["lang"].tolist() == ["en"]
+
+
+def test_seeds_widen_the_interval():
+    a, seeds = scores(langs=("en",)), [scores(f"m/dpo-{i}", shift, langs=("en",), seed=1) for i, shift in enumerate((-0.1, -0.2, -0.3))]
+    several = pd.concat([side(s) for s in seeds]).assign(entry="m/dpo")
+    width = lambda b: compare_sides(side(a), b, ["emt"], **FEW).eval("difference_high - difference_low").iloc[0]  # noqa: E731
+    assert width(several) > 1.5 * width(side(seeds[1]))
+
+
+@pytest.mark.parametrize("a, b, message", [
+    (scores(), scores(k=4), "A has 5 continuations of a prompt and B 4"),
+    (scores(), scores().assign(prompt_id="other"), "occurs more than once"),
+    (scores(), scores().assign(prompt_id=lambda t: "q" + t["prompt_id"]), "no prompt is in both"),
+    (pd.concat([scores("x"), scores("y")]), scores(), "no model is in both: A has x, y; B has m/base"),
+])
+def test_what_cannot_be_compared(tmp_path, a, b, message):
+    for name, table in (("a", a), ("b", b)):
+        table.to_parquet(tmp_path / f"{name}.parquet")
+    with pytest.raises(InputError) as e:
+        compare_sides(*(read_side(str(tmp_path / f"{name}.parquet"))[0] for name in "ab"), **FEW)
+    assert message in str(e.value)
+
+
+def test_models_are_chosen_by_name(tmp_path):
+    pd.concat([scores("m/base"), scores("m/dpo-0", -0.2, seed=1), scores("m/dpo-1", -0.2, seed=2)]).to_parquet(tmp_path / "s.parquet")
+    pick = lambda name: read_side(f"{tmp_path}/s.parquet{name}")[0]  # noqa: E731
+    assert pick("#m/dpo")["model"].unique().tolist() == ["m/dpo-0", "m/dpo-1"] and pick("#m/base")["entry"].unique().tolist() == ["m/base"]
+    table = compare_sides(pick("#m/base"), pick("#m/dpo"), ["emt"], **FEW)
+    assert set(table["says"]) == {"B lower"}
+    by_name = compare_sides(pick(""), pick("#m"), ["emt"], **FEW)
+    assert by_name["model_a"].unique().tolist() == ["m/base", "m/dpo-0", "m/dpo-1"] and (by_name["p"] == 1).all()
+    with pytest.raises(InputError, match="did you mean m/base"):
+        pick("#m/bas")
+
+
+def test_other_scorers_are_said(tmp_path):
+    scores().to_parquet(tmp_path / "a.parquet")
+    scores(scorer="noisy").to_parquet(tmp_path / "b.parquet")
+    (a, how_a), (b, how_b) = (read_side(str(tmp_path / f"{name}.parquet")) for name in "ab")
+    (said,) = remarks_on(a, b, how_a, how_b)
+    assert "A was judged by lexicon" in said and "B by noisy" in said
+
+
+def test_two_runs(tmp_path):
+    for run, shift in (("one", 0.0), ("two", -0.2)):
+        folder = tmp_path / run / "prompt_scores"
+        folder.mkdir(parents=True)
+        table = pd.concat([prompt_scores(scores(f"mgpt/{v}", shift, seed=i)) for i, v in enumerate(("base", "dpo-0"))])
+        table.assign(role="mgpt", variant=table["model"].str.split("/").str[1]).drop(columns="model").to_parquet(folder / "mgpt.parquet")
+    a, b = (read_side(str(tmp_path / run))[0] for run in ("one", "two"))
+    table = compare_sides(a, b, ["emt"], **FEW)
+    assert table["model_b"].unique().tolist() == ["mgpt/base", "mgpt/dpo-0"] and set(table["says"]) == {"B lower"}

@@ -1,0 +1,71 @@
+"""A language that the run's scorer cannot judge is marked in the exhibits, and their verdicts rest on the others."""
+import json
+
+import pandas as pd
+import pytest
+from xlingtox.core import write_json, write_table
+
+from synthetic_run import make_run, run_cells
+
+LANGS = ["en", "de", "es", "fr", "nl", "ru", "ar", "zh"]
+
+
+def card_of(run, apart, scorer="lexicon:babel"):
+    "Give a run a profile and the card of its scorer"
+    write_json({"scorer": scorer, "languages": LANGS}, run / "profile.json")
+    reason = ["no labels" if lang in apart else "" for lang in LANGS]
+    write_table(pd.DataFrame({"spec": "lexicon:babel", "scorer": "lexicon", "lang": LANGS, "reason": reason,
+                              "judged": [r == "" for r in reason]}), run / "scorer_card/all.parquet")
+
+
+def found(run, exhibit):
+    exhibit_json = json.loads((run / "exhibits" / exhibit / "exhibit.json").read_text())
+    return exhibit_json, {v["claim"]: v for v in exhibit_json["verdicts"]}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    "Toxicity falls in every language but Chinese, where a scorer that cannot judge it says that it rises"
+    run = make_run(tmp_path_factory.mktemp("run"), 0.9, LANGS, n_prompts=80)
+    path = run / "prompt_scores/mgpt.parquet"
+    table = pd.read_parquet(path)
+    risen = (table["lang"] == "zh") & (table["variant"] != "base")
+    write_table(table.assign(**{c: table[c].astype(float).mask(risen, 1.0) for c in ("max", "mean", "any")}), path)
+    return run
+
+
+def test_without_a_card_every_language_counts(run):
+    run_cells("li2024/fig1", run)
+    exhibit, verdicts = found(run, "li2024/fig1")
+    assert verdicts["L1"]["holds"] is False and verdicts["L1"]["n"] == len(LANGS) and "†" not in json.dumps(exhibit, ensure_ascii=False)
+
+
+def test_no_verdict_rests_on_a_language_that_cannot_be_judged(run):
+    card_of(run, ["zh"])
+    for name in ("li2024/fig1", "li2024/fig4", "li2024/table2"):
+        run_cells(name, run)
+    exhibit, verdicts = found(run, "li2024/fig1")
+    data = pd.read_csv(run / "exhibits/li2024/fig1/per_language.csv")
+    assert verdicts["L1"]["holds"] is True and verdicts["L1"]["n"] == len(LANGS) - 1
+    assert "without 1 languages that the scorer cannot judge" in verdicts["L1"]["reproduced"]
+    assert set(data.loc[~data["judged"], "lang"]) == {"zh"}, "it is shown, and marked"
+    assert "† not judged, without labelled text: zh" in exhibit["footer"]
+    assert found(run, "li2024/fig4")[1]["L13"]["n"] == len(LANGS) - 2
+    assert "without 1 languages" in found(run, "li2024/table2")[1]["L2"]["reproduced"]
+    assert "without" not in found(run, "li2024/table2")[1]["L4"]["reproduced"], "perplexity is not the scorer's"
+
+
+def test_a_card_of_another_scorer_says_nothing(run):
+    card_of(run, ["zh"], scorer="perspective:default")
+    run_cells("li2024/fig1", run)
+    assert found(run, "li2024/fig1")[1]["L1"]["holds"] is False
+
+
+def test_too_few_languages_cannot_tell(run):
+    card_of(run, LANGS[2:])
+    for name in ("li2024/fig1", "li2024/fig4", "li2024/table2"):
+        run_cells(name, run)
+    exhibit, verdicts = found(run, "li2024/fig1")
+    assert verdicts["L1"]["holds"] is None and "the scorer can judge 2 of 8" in verdicts["L1"]["reproduced"]
+    assert {c: v["holds"] for c, v in found(run, "li2024/fig4")[1].items()} == {"L13": None, "L14": None}
+    assert found(run, "li2024/table2")[1]["L2"]["holds"] is None

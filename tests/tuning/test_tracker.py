@@ -1,0 +1,108 @@
+"A tracker is told of a training, changes nothing of it, and an unusable one is said before anything is computed."
+import os
+from dataclasses import fields
+
+import pytest
+from transformers import TrainerCallback
+from transformers.integrations import integration_utils
+from xlingtox import babel, models
+from xlingtox.core import InputError
+from xlingtox.profiles.read import load_profile
+from xlingtox.tuning import neurons, preference, supervised, trainer
+from xlingtox.tuning.trainer import TRACKERS
+
+FEW = {"max_steps": 2, "batch_size": 2, "eval_steps": 1, "warmup_steps": 0}
+
+
+@pytest.fixture(scope="module")
+def base(toy_model, toy_tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base") / "model"
+    models.save(toy_model("gpt2"), toy_tokenizer, folder)
+    return str(folder)
+
+
+@pytest.fixture
+def tracker(monkeypatch):
+    "A tracker in the place of wandb: what it was told"
+    told = []
+
+    class Noting(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            told.append(("begin", args.report_to, args.run_name))
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            told.append(("log", state.global_step, logs.get("eval_loss")))
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "wandb", Noting)
+    monkeypatch.setattr(integration_utils, "get_available_reporting_integrations", lambda: ["wandb"])
+    return told
+
+
+def tuned(base, folder, **options):
+    model, tokenizer = models.load(base, device="cpu")
+    preference.tune(model, tokenizer, babel.preference(40), folder, **FEW, max_characters=None, eval_share=0.2, **options)
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_it_is_told_and_the_weights_are_the_same(base, tmp_path, tracker):
+    silent = tuned(base, tmp_path / "mgpt" / "dpo-0")
+    assert tracker == []
+    assert tuned(base, tmp_path / "mgpt" / "dpo-1", report_to="wandb") == silent
+    assert tracker[0] == ("begin", ["wandb"], "mgpt/dpo-1")
+    assert [step for kind, step, loss in tracker[1:] if loss is not None] == [1, 2]
+
+
+def test_a_checkpoint_fits_with_and_without_a_tracker():
+    given = dict.fromkeys(("seed", "precision", "optimizer", "learning_rate", "max_steps", "epochs", "batch_size", "gradient_accumulation",
+                           "warmup_steps", "eval_steps", "patience", "min_improvement", "early_stopping", "max_grad_norm", "max_length", "progress"), 1)
+    objective = trainer._Objective("DPO", object, object, {}, {})
+    assert len({trainer._job(objective, trainer._Training(**given, report_to=name), "weights", None) for name in ("none", "wandb")}) == 1
+    assert "report_to" in {field.name for field in fields(trainer._Training)}
+
+
+@pytest.mark.parametrize("name, message", [("wandbb", r"no tracker 'wandbb' \(did you mean wandb\?\)"),
+                                           ("mlflow", "mlflow is not installed; pip install mlflow")])
+def test_an_unusable_one_is_said_before_anything_is_computed(base, tmp_path, tracker, monkeypatch, name, message):
+    monkeypatch.setattr(trainer, "_weights_digest", lambda model: pytest.fail("too late"))
+    with pytest.raises(InputError, match=message):
+        tuned(base, tmp_path / "tuned", report_to=name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("function", [preference.tune, supervised.finetune, neurons.tune_neurons])
+def test_every_tuning_takes_one(function):
+    import inspect
+
+    assert inspect.signature(function).parameters["report_to"].default == "none"
+
+
+def test_tensorboards_files_stay_beside_the_model_unless_the_user_says_where(tmp_path, monkeypatch):
+    monkeypatch.setattr(integration_utils, "get_available_reporting_integrations", lambda: ["tensorboard"])
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    training = trainer._Training(*[1] * 16, report_to="tensorboard")
+    for name in ("dpo-0", "dpo-1"):  # one after the other in a process
+        training.tracking(tmp_path / f".{name}.work")
+        assert os.environ["TENSORBOARD_LOGGING_DIR"] == str(tmp_path / f"{name}.tensorboard")
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "/elsewhere")
+    training.tracking(tmp_path / ".dpo-2.work")
+    assert os.environ["TENSORBOARD_LOGGING_DIR"] == "/elsewhere"
+
+
+def test_the_trackers_are_those_of_transformers():
+    assert set(TRACKERS) == set(integration_utils.INTEGRATION_TO_CALLBACK) - {"flyte"}  # which is of jobs on a cluster of its own
+
+
+def test_a_profile_names_it(tmp_path):
+    (tmp_path / "p.yaml").write_text("extends: mini\nname: p\nreport_to: tensorboard\n")
+    assert load_profile(tmp_path / "p.yaml").report_to == "tensorboard" and load_profile("mini").report_to == "none"
+    (tmp_path / "p.yaml").write_text("extends: mini\nname: p\nreport_to: tensorbord\n")
+    with pytest.raises(InputError, match="report_to.*tensorbord.*did you mean tensorboard"):
+        load_profile(tmp_path / "p.yaml")
+
+
+def test_a_tracker_re_makes_nothing(tmp_path):
+    from xlingtox.profiles.stages import settings_digest
+
+    profile = load_profile("mini")
+    digests = [settings_digest(p, "tune", "mgpt", "dpo-0") for p in (profile, profile.model_copy(update={"report_to": "wandb"}))]
+    assert len(set(digests)) == 1

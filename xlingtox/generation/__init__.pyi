@@ -1,0 +1,7 @@
+# What type checkers see of the wing: all that its rooms define. A test compares it with the rooms.
+from .beams import *
+from .completions import *
+from .engine import *
+from .responses import *
+from .sampling import *
+from .vllm import *
