@@ -6,7 +6,7 @@ Docs: https://xlingtox.github.io/xlingtox/11_runs/cli.html.md"""
 
 # %% auto #0
 __all__ = ['app', 'archives', 'reproduce', 'status', 'report', 'doctor', 'generate', 'score', 'metrics', 'retrieval', 'export_',
-           'import_', 'complain', 'main']
+           'import_', 'forget', 'complain', 'main']
 
 # %% ../nbs/11_runs/11_cli.ipynb #h002
 import contextlib
@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 
 from .runs.commands import (DataOption, JsonOption, LangOption, ModelOption, ProfileOption, RunOption,
-                                    SkipOption, StoreOption, _check_out, _show, _TableOption, _write)
+                                    SkipOption, StoreOption, _show, _TableOption)
 from .runs.data_commands import data_app, miniatures_app
 from .runs.score_commands import bridging, scoring
 from .runs.scorer_commands import scorers_app
@@ -92,17 +92,19 @@ def generate(
     skip_long: SkipOption = False,
 ):
     "Continue prompts with a model."
+    from xlingtox.runs.tables import check_out, write_out
+
     from xlingtox.data.loading import load_any
 
-    _check_out(out, prompts)
+    check_out(out, prompts)
     table = load_any(prompts, "prompts", lang)
     from xlingtox.generation import engine
     from xlingtox.data.context import within_context
     from xlingtox.models.loading import load
 
     loaded, tokenizer = load(model, progress=sys.stderr.isatty())
-    table = within_context(table, ["text"], loaded, tokenizer, 20, skip_long)
-    _write(engine.generate(loaded, tokenizer, table, model, k=k, progress=sys.stderr.isatty()), out)
+    table = within_context(table, ["text"], loaded, tokenizer, 20, skip_long, remedy="--skip-long")
+    write_out(engine.generate(loaded, tokenizer, table, model, k=k, progress=sys.stderr.isatty()), out)
 
 # %% ../nbs/11_runs/11_cli.ipynb #a036
 @app.command()
@@ -112,17 +114,20 @@ def score(
     out: _TableOption,
 ):
     "Score the toxicity of generations; nothing is scored twice."
+    from xlingtox.runs.tables import check_out, write_out
+
     from xlingtox import core
     from xlingtox.data.files import read_file
-    from xlingtox.scorers.by_name import load_scorer, score_generations
+    from xlingtox.scorers.by_name import check_answered, load_scorer, score_generations
     from xlingtox.scorers.store import ScoreStore
 
-    _check_out(out, in_)
+    check_out(out, in_)
     judge, table = load_scorer(scorer), read_file(in_, "generations")
     with contextlib.closing(ScoreStore(core.cache_dir() / "scores.sqlite")) as store:
-        _write(score_generations(table, judge, store), out)
+        write_out(score_generations(table, judge, store), out)
     if cut := getattr(judge, "truncated", 0):
         print(f"{cut} texts were longer than {judge.name} can read, and were cut", file=sys.stderr)
+    check_answered(judge)
 
 # %% ../nbs/11_runs/11_cli.ipynb #a039
 def _intervals_shown(table):
@@ -198,7 +203,9 @@ def retrieval(
     skip_long: SkipOption = False,
 ):
     "Say how near a model puts a sentence and its translation, or a toxic sentence and its neutral version."
-    _check_out(out, texts)
+    from xlingtox.runs.tables import check_out, write_out
+
+    check_out(out, texts)
     paired = _paired(texts)
     table = _parallel(texts, paired, source, lang)
     from xlingtox.data.context import within_context
@@ -206,8 +213,9 @@ def retrieval(
 
     loaded, tokenizer = load(model, progress=sys.stderr.isatty())
     columns = ["toxic", "neutral"] if paired else ["text"]
-    table = within_context(table, columns, loaded, tokenizer, skip=skip_long, together=not paired)
-    _write(_near(loaded, tokenizer, table, paired, source), out)
+    table = within_context(table, columns, loaded, tokenizer, skip=skip_long, together=not paired,
+                           remedy="--skip-long")
+    write_out(_near(loaded, tokenizer, table, paired, source), out)
 
 # %% ../nbs/11_runs/11_cli.ipynb #c011
 archives = typer.Typer(help="Archive scores, and use archived ones.", rich_markup_mode=None)
@@ -215,20 +223,6 @@ app.add_typer(archives, name="scores")
 app.add_typer(scorers_app, name="scorers")
 app.add_typer(sharing)  # export and push
 archives.add_typer(bridging, name="bridge")
-
-# %% ../nbs/11_runs/11_cli.ipynb #a070
-def _store_path(run: Path | None, store: Path | None, there: bool) -> Path:
-    "The file of a run's store, of the one that is named, or of the user's"
-    from xlingtox.core import InputError, cache_dir
-
-    if run and store:
-        raise InputError("--run and --store: give one of the two")
-    if run and not run.is_dir():
-        raise InputError(f"--run {run}: no such folder")
-    path = store or (run / "scores.sqlite" if run else cache_dir() / "scores.sqlite")
-    if there and not path.is_file():
-        raise InputError(f"{path}: no such store of scores")
-    return path
 
 # %% ../nbs/11_runs/11_cli.ipynb #a073
 def _generations(run: Path):
@@ -252,7 +246,10 @@ def export_(
     scorer: Annotated[str | None, typer.Option(help="Only the scores of the scorer of this name.")] = None,
 ):
     "Write scores as parquet with a manifest."
-    path = _store_path(run, store, there=True)
+    from xlingtox.runs.tables import check_writable, store_path
+
+    path = store_path(run, store, there=True)
+    check_writable(out)
     from xlingtox.data.files import read_file
     from xlingtox.scorers.archive import export_scores
     from xlingtox.scorers.store import ScoreStore
@@ -272,7 +269,9 @@ def import_(
     store: StoreOption = None,
 ):
     "Put archived scores into a store; what is there stays."
-    path = _store_path(run, store, there=False)
+    from xlingtox.runs.tables import store_path
+
+    path = store_path(run, store, there=False)
     from xlingtox.scorers.archive import import_scores
     from xlingtox.scorers.archived import read_archive
     from xlingtox.scorers.store import ScoreStore
@@ -282,6 +281,23 @@ def import_(
         counts = import_scores(in_, opened)
     print(f"{counts['added']} scores added, {counts['known']} known already, {counts['different']} of them with "
           "another score (the old one stays)")
+
+# %% ../nbs/11_runs/11_cli.ipynb #197b73ad
+@archives.command("forget")
+def forget(
+    run: RunOption = None,
+    store: StoreOption = None,
+    scorer: Annotated[str | None, typer.Option(help="Only those of the scorer of this name.")] = None,
+    lang: Annotated[str | None, typer.Option(help="Only those in this language.")] = None,
+):
+    "Take failures out of a store, so that the next run asks for them again; scores stay."
+    from xlingtox.runs.tables import store_path
+
+    path = store_path(run, store, there=True)
+    from xlingtox.scorers.store import ScoreStore
+
+    with contextlib.closing(ScoreStore(path)) as opened:
+        print(f"{opened.forget(scorer, lang)} failures forgotten")
 
 # %% ../nbs/11_runs/11_cli.ipynb #c013
 def complain(message: str):
@@ -301,10 +317,17 @@ def _explain(error: Exception):
         complain(str(error))
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         sys.exit(f"xlingtox: {error}; free some space, and the same command continues")
+    if isinstance(error, OSError) and error.strerror:
+        complain(f"{error.filename or ''}: {error.strerror}".lstrip(": "))
+    if type(error).__name__ == "Unanswered":
+        sys.exit(f"xlingtox: {error}")
 
 # %% ../nbs/11_runs/11_cli.ipynb #a086
 def main():
     "The command `xlingtox`"
+    for stream in (sys.stdout, sys.stderr):  # a terminal may lack a letter; that is no reason to stop
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = app(sys.argv[1:] or ["--help"], prog_name="xlingtox", standalone_mode=False)
     except KeyboardInterrupt:

@@ -6,8 +6,8 @@ Docs: https://xlingtox.github.io/xlingtox/00_ground/core.html.md"""
 
 # %% auto #0
 __all__ = ['InputError', 'atomic_path', 'alone', 'check_columns', 'write_table', 'read_table', 'write_json', 'read_json',
-           'digest', 'file_digest', 'versions', 'process_seconds', 'hardware', 'write_manifest', 'slug', 'closest',
-           'cache_dir', 'assets', 'paper_dir', 'without_gradients', 'mask']
+           'digest', 'file_digest', 'versions', 'process_seconds', 'hardware', 'write_manifest', 'check_artifact',
+           'slug', 'closest', 'cache_dir', 'assets', 'paper_dir', 'without_gradients', 'mask']
 
 # %% ../nbs/00_ground/00_core.ipynb #h002
 import contextlib
@@ -111,7 +111,11 @@ def read_table(
     if not path.exists():
         raise InputError(f"{path}: no such file")
     words = {"keep_default_na": False, "na_values": [""]}  # "null" is a word
-    df = pd.read_csv(path, **words) if path.suffix == ".csv" else pd.read_parquet(path)
+    try:
+        df = pd.read_csv(path, **words) if path.suffix == ".csv" else pd.read_parquet(path)
+    except Exception as e:  # each kind of broken file raises another
+        why = " ".join(str(e).split())[:100]
+        raise InputError(f"{path}: cannot be read ({why}); it is damaged, or no table") from None
     check_columns(df, columns or [], path)
     return df
 
@@ -140,6 +144,8 @@ def read_json(path: str | Path):
         raise InputError(f"{path}: no such file") from None
     except json.JSONDecodeError as e:
         raise InputError(f"{path}, line {e.lineno}, column {e.colno}: not JSON ({e.msg})") from None
+    except (OSError, ValueError, RecursionError) as e:
+        raise InputError(f"{path}: not JSON in UTF-8 ({' '.join(str(e).split())[:100]})") from None
 
 # %% ../nbs/00_ground/00_core.ipynb #c014
 def digest(
@@ -213,20 +219,49 @@ def hardware() -> dict:
             "memory_gib": round(psutil.virtual_memory().total / 2**30, 1), **_gpus(), **_peak_memory()}
 
 # %% ../nbs/00_ground/00_core.ipynb #k035
+def _size(path: Path) -> int:
+    "Bytes of a file, or of all files of a folder"
+    return sum(p.stat().st_size for p in (path.rglob("*") if path.is_dir() else [path]) if p.is_file())
+
+
 def write_manifest(
     path: str | Path,  # the manifest's own path
     inputs: dict[str, str | Path],  # name -> file or folder that was read
     parameters: dict,  # everything that was set
     seed: int | None,
     seconds: float,  # wall-clock duration of the work
+    output: str | Path | None = None,  # the artifact, if its digest shall be known
 ):
     "Say what went into an artifact"
+    there = output is not None and Path(output).exists()
     write_json({
+        **({"sha256": file_digest(output), "bytes": _size(Path(output))} if there else {}),
         "inputs": {name: {"path": str(p), "sha256": file_digest(p)} for name, p in inputs.items()},
         "parameters": parameters, "seed": seed, "versions": versions(), "seconds": round(seconds, 2),
         "hardware": hardware(),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }, path)
+
+# %% ../nbs/00_ground/00_core.ipynb #afe3fc93
+def check_artifact(
+    path: str | Path,  # of an artifact: a file, or a folder
+    thorough: bool = True,  # by the digest; else by the size
+):
+    "Raise `InputError` for an artifact that is not what its manifest says"
+    manifest = Path(path).with_name(f"{Path(path).name}.manifest.json")
+    if not manifest.is_file():
+        return
+    said = read_json(manifest)
+    if not isinstance(said, dict) or "parameters" not in said:
+        raise InputError(f"{manifest}: not a manifest; remove it, and `xlingtox reproduce` makes {Path(path).name} "
+                         "again")
+    there = Path(path).exists()
+    same = there and (said.get("bytes") in (None, _size(Path(path))))
+    if same and thorough and "sha256" in said:
+        same = file_digest(path) == said["sha256"]
+    if not same:
+        what = "is not what its manifest says: damaged, or changed" if there else "is not there"
+        raise InputError(f"{path}: {what}; remove {manifest.name}, and `xlingtox reproduce` makes it again")
 
 # %% ../nbs/00_ground/00_core.ipynb #c017
 def slug(name: str) -> str:

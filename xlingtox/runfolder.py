@@ -6,7 +6,7 @@ Docs: https://xlingtox.github.io/xlingtox/00_ground/runfolder.html.md"""
 
 # %% auto #0
 __all__ = ['PER_VARIANT', 'run_folder', 'artifact_files', 'load_artifact', 'has_artifact', 'scorer_name', 'manifest_settings',
-           'tuned_models']
+           'tuned_models', 'damaged']
 
 # %% ../nbs/00_ground/05_runfolder.ipynb #c002
 import re
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .core import InputError, read_json
+from .core import InputError, check_artifact, read_json
 
 # %% ../nbs/00_ground/05_runfolder.ipynb #c005
 def run_folder(
@@ -55,7 +55,13 @@ def load_artifact(
     "One kind of artifact of a run, the variants of a role one below the other"
     if not (files := artifact_files(run_folder(run), kind, role)):
         raise InputError(f"{run}/{kind}/{role}.parquet: no such artifact; run `xlingtox reproduce` first")
-    return pd.concat([pd.read_parquet(file, columns=columns) for file in files], ignore_index=True)
+    for file in files:
+        check_artifact(file)
+    try:
+        return pd.concat([pd.read_parquet(file, columns=columns) for file in files], ignore_index=True)
+    except (OSError, ValueError) as e:
+        raise InputError(f"{run}/{kind}/{role}: cannot be read ({' '.join(str(e).split())[:100]}); remove it, and "
+                         "`xlingtox reproduce` makes it again") from None
 
 
 def has_artifact(run: str | Path, kind: str, role: str) -> bool:
@@ -86,4 +92,32 @@ def tuned_models(
         log = path.with_name(variant) / "log.parquet"
         steps = pd.read_parquet(log)["step"].max() if log.exists() else np.nan
         found[variant] = read_json(path)["parameters"] | {"steps": None if pd.isna(steps) else int(steps)}
+    return found
+
+# %% ../nbs/00_ground/05_runfolder.ipynb #48d5a0f9
+_LARGE = 2**28  # bytes
+
+
+def damaged(
+    run: str | Path,  # the folder of a run
+) -> list[str]:  # a sentence for each, with the remedy
+    "Artifacts of a run that are not what their manifests say, and exhibits that cannot be read"
+    found = []
+    for manifest in sorted(Path(run).rglob("*.manifest.json")):
+        artifact = manifest.with_name(manifest.name.removesuffix(".manifest.json"))
+        try:
+            said = read_json(manifest)
+            if not isinstance(said, dict) or "sha256" in said or "parameters" not in said:
+                check_artifact(artifact, isinstance(said, dict) and said.get("bytes", 0) < _LARGE)
+        except InputError as e:
+            found.append(str(e))
+    for exhibit in sorted((Path(run) / "exhibits").rglob("exhibit.json")):
+        try:
+            whole = isinstance(said := read_json(exhibit), dict) and "verdicts" in said
+            empty = [p.name for p in exhibit.parent.iterdir() if p.is_file() and not p.stat().st_size]
+        except InputError:
+            whole, empty = False, []
+        if not whole or empty:
+            what = f"{empty[0]} is empty" if empty else "exhibit.json cannot be read"
+            found.append(f"{exhibit.parent}: {what}; remove the folder, and `xlingtox reproduce` makes it again")
     return found

@@ -9,15 +9,26 @@ __all__ = ['Count', 'Natural', 'Positive', 'NonNegative', 'Share', 'Probability'
 
 # %% ../nbs/00_ground/06_settings.ipynb #c002
 import inspect
+import re
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 
 # %% ../nbs/00_ground/06_settings.ipynb #c005
 class Settings(BaseModel):
     "A part of a profile: its keys are checked"
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def no_truth_for_a_number(cls, value, info):
+        "`true` is no number, though Python takes it for 1"
+        wanted = str(cls.model_fields[info.field_name].annotation)
+        values = {list: lambda: value, dict: lambda: value.values()}.get(type(value), lambda: [value])()
+        if "bool" not in wanted and any(isinstance(v, bool) for v in values) and re.search(r"\b(int|float)\b", wanted):
+            raise ValueError(f"should be a number, not {value!r}")
+        return value
 
 # %% ../nbs/00_ground/06_settings.ipynb #c008
 Count = Annotated[int, Field(ge=1)]

@@ -132,7 +132,10 @@ def _resampled_change(change, n_resamples, seed):
 
 # %% ../nbs/00_ground/02_stats.ipynb #a077
 def _two_sided_p(draws):
-    "Twice the share of draws on the side of 0 with fewer of them"
+    "Twice the share of draws on the side of 0 with fewer of them; nan where no draw has a value"
+    draws = draws[np.isfinite(draws)]
+    if not len(draws):
+        return float("nan")
     return float(min(1.0, 2 * (1 + min((draws <= 0).sum(), (draws >= 0).sum())) / (1 + len(draws))))
 
 # %% ../nbs/00_ground/02_stats.ipynb #c011

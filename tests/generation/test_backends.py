@@ -45,7 +45,8 @@ class LLM:
         answers = []
         for prompt, p in zip(prompts, sampling_params, strict=True):
             self.requests += 1
-            ids = self.tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+            ids = torch.tensor([prompt["prompt_token_ids"]])
+            ids = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
             torch.manual_seed(p.seed or 0)
             how = {"do_sample": True, "temperature": p.temperature, "top_p": p.top_p, "top_k": 0} if p.temperature else {"do_sample": False}
             out = self.model.generate(**ids, **how, num_return_sequences=p.n, max_new_tokens=p.max_tokens, pad_token_id=0, eos_token_id=2)

@@ -187,8 +187,8 @@ print(json.dumps(said))
         server.shutdown()
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["some/gated"] == "cannot load some/gated: it is gated: ask for access at https://huggingface.co/some/gated and set HF_TOKEN to your key"
-    assert said["some/pickle"] == "cannot load some/pickle: it has no safetensors weights; a pickle checkpoint is only read with allow_pickle=True"
-    assert said["some/code"] == "cannot load some/code: it brings its own Python code, which is only run with allow_remote_code=True"
+    assert said["some/pickle"] == "cannot load some/pickle: it has no safetensors weights; a pickle checkpoint is only read with allow_pickle=True, from Python"
+    assert said["some/code"] == "cannot load some/code: it brings its own Python code, which is only run with allow_remote_code=True, from Python"
     assert said["some/nothing"] == "cannot load some/nothing: it is neither a folder nor a repository of the hub that you can see"
     assert not (tmp_path / "RAN").exists()
 

@@ -132,7 +132,7 @@ def test_stored_scores_need_no_weights(tmp_path):
 
 def test_what_is_refused(tmp_path):
     make(tmp_path / "pickle", pickle=True)
-    with pytest.raises(InputError, match="has no safetensors weights; a pickle is only read with allow_pickle=True"):
+    with pytest.raises(InputError, match="has no safetensors weights; a pickle checkpoint is only read with allow_pickle=True"):
         ClassifierScorer(str(tmp_path / "pickle"), "toxic").score(["we"], "en")
     assert np.isfinite(ClassifierScorer(str(tmp_path / "pickle"), "toxic", allow_pickle=True).score(["we"], "en")).all()
     with pytest.raises(InputError, match="cannot load 'nobody/nothing'"):

@@ -20,7 +20,7 @@ from xlingtox.scorers import perspective, service
 from xlingtox.scorers.by_name import check_spec, load_scorer
 from xlingtox.scorers.endpoint import EndpointScorer
 from xlingtox.scorers.perspective import PerspectiveScorer
-from xlingtox.scorers.service import Quota, shared_quota
+from xlingtox.scorers.quota import Quota, shared_quota
 from xlingtox.scorers.store import ScoreStore
 
 from perspective_server import KEY, PerspectiveServer, most_in_a_second, true_score
@@ -208,7 +208,7 @@ def test_the_other_texts_are_kept_when_a_refusal_comes(tmp_path):
 
 @pytest.mark.parametrize("status, message", [
     (410, "HTTP 410 .*the service is not there.*Perspective ended with 2026.*archive:FOLDER"), (404, "HTTP 404 .*archive:FOLDER"),
-    (403, "HTTP 403: This is over, .*; set PERSPECTIVE_API_KEY"), (401, "HTTP 401: .*set PERSPECTIVE_API_KEY"), (302, "HTTP 302: This is over")])
+    (403, "HTTP 403: This is over, .*; set PERSPECTIVE_API_KEY"), (401, "HTTP 401: .*set PERSPECTIVE_API_KEY"), (302, "HTTP 302 from .*: moved to")])
 def test_a_refusal_is_one_clear_message(status, message):
     with PerspectiveServer(status=status) as server, pytest.raises(InputError, match=message) as e:
         scorer(server).score(["a", "b"], "en")
@@ -291,15 +291,14 @@ def test_specs_and_the_environment(monkeypatch):
         load_scorer("perspective:default")
 
 
-def test_a_score_out_of_range_is_refused(tmp_path):
+def test_a_score_out_of_range_is_none(tmp_path):
     def tamper(found):
         return {"attributeScores": {"TOXICITY": {"summaryScore": {"value": 1.5}}}}
 
     with PerspectiveServer(tamper=tamper) as server:
-        store = ScoreStore(tmp_path / "s.sqlite")
-        with pytest.raises(InputError, match="returned 1.5"):
-            store.score(scorer(server), ["a"], "en")
-        assert store.table().empty
+        store, judge = ScoreStore(tmp_path / "s.sqlite"), scorer(server, attempts=2)
+        assert np.isnan(store.score(judge, ["a"], "en")).all() and store.table().empty
+        assert judge.missing == {"a score of 1.5, and toxicity is between 0 and 1": 1}
 
 
 def test_an_interrupted_stream_ends_its_thread():
@@ -371,7 +370,7 @@ def test_a_moderation_endpoint():
             judge.score(["b"], "en")
 
 
-@pytest.mark.parametrize("code, message", [(400, None), (401, "set OPENAI_API_KEY"), (404, "the service is not there"), (302, "HTTP 302: the model")])
+@pytest.mark.parametrize("code, message", [(400, None), (401, "set OPENAI_API_KEY"), (404, "the service is not there"), (302, "HTTP 302 from .*: moved to")])
 def test_errors_of_an_endpoint(code, message):
     chat = Chat(lambda body: (code, {"error": {"message": "the model's maximum context length is 5 tokens"}}))
     with chat.server:

@@ -38,6 +38,7 @@ def within_context(
     new: int = 0,  # tokens that must fit besides
     skip: bool = False,  # leave out what does not fit, and say how much on standard error
     together: bool = False,  # a text that is left out takes the rows of equal id with it
+    remedy: str = "skip=True",  # what the caller has for `skip`, for the message
 ):
     "The rows whose texts fit into the model's context; `InputError` names the first that does not, unless `skip`"
     context = getattr(model.config, "max_position_embeddings", None)
@@ -51,5 +52,5 @@ def within_context(
     what = f"text {table['lang'].iloc[first]} {table['id'].iloc[first]} has {lengths[first]} tokens"
     if not skip:
         raise InputError(f"{what}, and with {new} new ones exceeds the model's context of {context}; "
-                         f"--skip-long leaves out the {long.sum()} texts that do")
+                         f"{remedy} leaves out the {long.sum()} texts that do")
     return _without(table, long, context, what, together)

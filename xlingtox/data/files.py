@@ -8,13 +8,15 @@ Docs: https://xlingtox.github.io/xlingtox/02_data/files.html.md"""
 __all__ = ['decode', 'read_text', 'parse_jsonl', 'read_jsonl', 'read_lines_csv', 'read_any', 'read_file']
 
 # %% ../../nbs/02_data/01_files.ipynb #h002
+import csv
+import io
 import json
 from pathlib import Path
 
 import pandas as pd
 
 from ..core import InputError
-from .schemas import validate
+from .schemas import SCHEMAS, validate
 
 # %% ../../nbs/02_data/01_files.ipynb #c008
 def decode(
@@ -50,12 +52,22 @@ def _require_text(row: dict, field: str, place: str):
         raise InputError(f"{place}: {field} is not text but {row[field]!r}")
 
 # %% ../../nbs/02_data/01_files.ipynb #a029
+def _once(pairs: list[tuple]) -> dict:
+    "An object of JSON, each of whose keys stands there once"
+    if len(found := dict(pairs)) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands there twice")
+    return found
+
+
 def _parse_row(line: str, fields: tuple[str, ...], place: str) -> dict:
     "The object of one line of JSON, which has the fields asked for"
     try:
-        row = json.loads(line)
+        row = json.loads(line, object_pairs_hook=_once)
     except json.JSONDecodeError as e:
         raise InputError(f"{place}, column {e.colno}: not JSON ({e.msg})") from None
+    except (ValueError, RecursionError) as e:
+        raise InputError(f"{place}: not JSON that can be read ({str(e)[:80]})") from None
     if not isinstance(row, dict):
         raise InputError(f"{place}: expected an object, found {type(row).__name__}")
     for field in fields:
@@ -71,7 +83,7 @@ def parse_jsonl(
     "Rows of JSON lines, indexed by the number of the line; a malformed line is named by it"
     lines = {number: line for number, line in enumerate(text.split("\n"), 1) if line.strip()}
     rows = [_parse_row(line, fields, f"{where}, line {number}") for number, line in lines.items()]
-    return pd.DataFrame(rows, index=list(lines))
+    return pd.DataFrame(rows, index=list(lines), dtype=object)  # nothing is converted before it is checked
 
 # %% ../../nbs/02_data/01_files.ipynb #a035
 def read_jsonl(path: str | Path, fields: tuple[str, ...] = ()) -> pd.DataFrame:
@@ -79,16 +91,32 @@ def read_jsonl(path: str | Path, fields: tuple[str, ...] = ()) -> pd.DataFrame:
     return parse_jsonl(read_text(path), path, fields)
 
 # %% ../../nbs/02_data/01_files.ipynb #a038
+csv.field_size_limit(1 << 30)
+
+
+def _cells(path: str | Path) -> list[tuple[int, list[str]]]:
+    "The rows of a CSV file as (line, cells); empty lines have no cells"
+    reader, rows = csv.reader(io.StringIO(read_text(path), newline=""), strict=True), []
+    try:
+        for cells in reader:
+            rows.append((reader.line_num, cells))
+    except csv.Error as e:
+        raise InputError(f"{path}, line {reader.line_num}: not CSV ({e})") from None
+    while rows and not rows[-1][1]:
+        rows.pop()
+    return rows
+
+
 def read_lines_csv(path: str | Path) -> list[str]:
     "The single column of a CSV file without a header"
-    read_text(path)
-    try:
-        df = pd.read_csv(path, header=None, dtype=str, keep_default_na=False)
-    except pd.errors.ParserError as e:
-        raise InputError(f"{path}: expected one column without a header ({str(e).strip()})") from None
-    if df.shape[1] != 1:
-        raise InputError(f"{path}: expected one column without a header, found {df.shape[1]} columns")
-    return df[0].tolist()
+    rows = _cells(path)
+    for line, cells in rows:
+        if len(cells) != 1:
+            found = f"found {len(cells)} columns" if cells else "found an empty line"
+            raise InputError(f"{path}, line {line}: expected one column without a header, {found}")
+        if not cells[0].strip():
+            raise InputError(f"{path}, line {line}: holds nothing but space")
+    return [cells[0] for _, cells in rows]
 
 # %% ../../nbs/02_data/01_files.ipynb #a041
 def _read_parquet(path: Path) -> pd.DataFrame:
@@ -100,12 +128,14 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 # %% ../../nbs/02_data/01_files.ipynb #a044
 def _read_csv(path: Path) -> pd.DataFrame:
-    "A table from a CSV file with a header"
-    read_text(path)
-    try:
-        return pd.read_csv(path, dtype={"id": str, "text": str}, keep_default_na=False, na_values={"toxicity": ""})
-    except pd.errors.ParserError as e:
-        raise InputError(f"{path}: not CSV ({str(e).strip()})") from None
+    "A table from a CSV file with a header, all of it text"
+    (_, header), *rows = _cells(path)
+    for line, cells in rows:
+        if cells and len(cells) != len(header):
+            raise InputError(f"{path}, line {line}: has {len(cells)} cells, and the header has {len(header)}")
+    if twice := [name for name in header if header.count(name) > 1]:
+        raise InputError(f"{path}: has the column {twice[0]} more than once")
+    return pd.DataFrame([cells for _, cells in rows if cells], columns=header, dtype=object)
 
 # %% ../../nbs/02_data/01_files.ipynb #a047
 def read_any(
@@ -121,6 +151,32 @@ def read_any(
     return readers[path.suffix](path)
 
 # %% ../../nbs/02_data/01_files.ipynb #a050
+_TRUTH = {"true": True, "false": False, "1": True, "0": False}
+
+
+def _number(text: str, kind):
+    "The number that a cell of CSV stands for; as it is where it stands for none"
+    try:
+        return kind(text) if text == text.strip() and "_" not in text else text
+    except ValueError:
+        return text
+
+
+_CELLS = {  # column -> what a cell of CSV becomes
+    "sample": lambda text: _number(text, int), "answer": lambda text: _number(text, int),
+    "toxicity": lambda text: None if text == "" else _number(text, float),
+    "toxic": lambda text: _TRUTH.get(text.lower(), text),
+    "choices": lambda text: _number(text, json.loads),
+}
+
+
 def read_file(path: str | Path, schema: str) -> pd.DataFrame:
     "A table in a schema from a file"
-    return validate(read_any(path), schema, str(path))
+    table = read_any(path)
+    if Path(path).suffix == ".csv":
+        no_text = set(SCHEMAS[schema]) - ({"toxic"} if schema == "parallel" else set())
+        for column in [c for c in _CELLS if c in no_text and c in table]:
+            values = [_CELLS[column](text) for text in table[column]]
+            table[column] = pd.Series(values, index=table.index, dtype=object)
+    table = validate(table, schema, str(path)).infer_objects()
+    return table.astype({"toxicity": float}) if "toxicity" in table else table

@@ -20,7 +20,7 @@ from ..core import InputError, digest
 from .files import read_file
 from .pairs import paradetox, parallel_prompts
 from .schemas import validate
-from ..languages import LANGUAGES
+from ..languages import LANGUAGES, language_hint
 
 # %% ../../nbs/02_data/06_loading.ipynb #c018
 BABEL = ("babel", "babel-apart")
@@ -75,7 +75,8 @@ def _keep(df: pd.DataFrame, languages: list[str] | None, where: str) -> pd.DataF
         return df
     if absent := [lang for lang in languages if lang not in set(df["lang"])]:
         there = " ".join(sorted(set(df["lang"])))
-        raise InputError(f"{where}: has no rows for {', '.join(absent)}; it has {there}")
+        hint = language_hint(absent[0], set(df["lang"]))
+        raise InputError(f"{where}: has no rows for {', '.join(absent)}{hint}; it has {there}")
     return df[df["lang"].isin(languages)].reset_index(drop=True)
 
 # %% ../../nbs/02_data/06_loading.ipynb #a106

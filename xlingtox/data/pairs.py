@@ -41,7 +41,11 @@ def _prompt_files(folder: str | Path) -> dict[str, Path]:
 # %% ../../nbs/02_data/02_pairs.ipynb #a059
 def _numbered_prompts(path: Path, lang: str) -> pd.DataFrame:
     "Prompts of one language; the id is the place in the file, from 0"
-    texts = read_jsonl(path, ("Prompt",))["Prompt"].tolist()
+    table = read_jsonl(path, ("Prompt",))
+    if (moved := table.index != np.arange(1, len(table) + 1)).any():
+        raise InputError(f"{path}, line {moved.argmax() + 1}: is empty; line by line the files of all languages "
+                         "correspond")
+    texts = table["Prompt"].tolist()
     return pd.DataFrame({"id": [f"l{i}" for i in range(len(texts))], "lang": lang, "text": texts})
 
 # %% ../../nbs/02_data/02_pairs.ipynb #a062

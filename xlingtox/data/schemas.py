@@ -8,10 +8,11 @@ Docs: https://xlingtox.github.io/xlingtox/02_data/schemas.html.md"""
 __all__ = ['SCHEMAS', 'validate']
 
 # %% ../../nbs/02_data/00_schemas.ipynb #h002
+import numpy as np
 import pandas as pd
 
 from ..core import InputError
-from ..languages import LANGUAGES
+from ..languages import LANGUAGES, language_hint
 
 # %% ../../nbs/02_data/00_schemas.ipynb #c005
 SCHEMAS = {
@@ -42,20 +43,73 @@ def _require_columns(df: pd.DataFrame, schema: str, where: str):
     columns = SCHEMAS[schema]
     if lacking := [c for c in columns if c not in df.columns]:
         raise InputError(f"{where}: lacks the columns {', '.join(lacking)}; {schema} needs {' '.join(columns)}, "
-                         f"it has {' '.join(df.columns)}")
+                         f"it has {' '.join(map(str, df.columns))}")
+    if twice := [c for c in columns if list(df.columns).count(c) > 1]:
+        raise InputError(f"{where}: has the column {twice[0]} more than once")
     if df.empty:
         raise InputError(f"{where}: has no rows")
 
 # %% ../../nbs/02_data/00_schemas.ipynb #a010
-def _require_values(df: pd.DataFrame, where: str):
-    "Raise `InputError` where a language is unknown, or a value of a column other than toxicity is missing"
-    if unknown := sorted(set(df["lang"]) - set(LANGUAGES.index), key=str):
+def _is_text(value) -> bool:
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_whole(value) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool | np.bool_)
+
+
+def _is_score(value) -> bool:
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool | np.bool_)
+    return number and 0 <= value <= 1
+
+
+def _are_choices(value) -> bool:
+    return isinstance(value, list | tuple | np.ndarray) and len(value) > 1 and all(map(_is_text, value))
+
+
+_KINDS = {  # column -> what it must be, and in words; every other column is text
+    "sample": (lambda v: _is_whole(v) and v >= 0, "a whole number, 0 or more"),
+    "toxicity": (_is_score, "a number between 0 and 1, or missing"),
+    "toxic": (lambda v: not isinstance(v, str) and np.isscalar(v) and v in (0, 1), "true or false, 1 or 0"),
+    "choices": (_are_choices, "a list of two texts or more"),
+    "answer": (lambda v: _is_whole(v) and v >= 0, "the number of a choice, from 0"),
+}
+
+# %% ../../nbs/02_data/00_schemas.ipynb #f0fe8f66
+def _is_missing(value) -> bool:
+    return value is None or bool(np.isscalar(value) and pd.isna(value))
+
+
+def _require_values(df: pd.DataFrame, schema: str, where: str):
+    "Raise `InputError` where a value other than a toxicity is missing, or a value is not of its column's kind"
+    for column in df.columns:
+        text = column not in _KINDS or (schema, column) == ("parallel", "toxic")
+        fits, wanted = (_is_text, "text") if text else _KINDS[column]
+        for row, value in enumerate(df[column].tolist(), 1):
+            if _is_missing(value):
+                if column != "toxicity":
+                    raise InputError(f"{where}, row {row}: {column} is missing")
+            elif not fits(value):
+                shown = ascii(value) if isinstance(value, str) else repr(value)
+                raise InputError(f"{where}, row {row}: {column} is {shown[:80]}; it must be {wanted}")
+
+
+def _require_languages(df: pd.DataFrame, where: str):
+    "Raise `InputError` where a language is unknown, or an answer is none of its choices"
+    if unknown := sorted(set(df["lang"]) - set(LANGUAGES.index)):
         known = " ".join(LANGUAGES.index)
-        raise InputError(f"{where}: unknown language {', '.join(map(str, unknown))}; known are {known}")
-    optional = {"toxicity"}
-    for column in [c for c in df.columns if c not in optional]:
-        if (missing := df[column].isna()).any():
-            raise InputError(f"{where}, row {missing.idxmax() + 1}: {column} is missing")
+        hint = language_hint(unknown[0], LANGUAGES.index)
+        raise InputError(f"{where}: unknown language {', '.join(unknown)}{hint}; known are {known}")
+    if "choices" in df and (beyond := df["answer"] >= df["choices"].map(len)).any():
+        row = int(beyond.to_numpy().argmax())
+        raise InputError(f"{where}, row {row + 1}: answer is {df['answer'].iloc[row]}, and there are "
+                         f"{len(df['choices'].iloc[row])} choices")
 
 # %% ../../nbs/02_data/00_schemas.ipynb #a016
 def _require_unique(df: pd.DataFrame, schema: str, where: str):
@@ -74,6 +128,7 @@ def validate(
     "Return the schema's columns of `df`, or raise `InputError` saying what is wrong with it and where"
     _require_columns(df, schema, where)
     df = df[SCHEMAS[schema]].reset_index(drop=True)
-    _require_values(df, where)
+    _require_values(df, schema, where)
+    _require_languages(df, where)
     _require_unique(df, schema, where)
     return df

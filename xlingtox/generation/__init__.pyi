@@ -4,4 +4,5 @@ from .completions import *
 from .engine import *
 from .responses import *
 from .sampling import *
+from .tokens import *
 from .vllm import *

@@ -21,6 +21,7 @@ import pandas as pd
 from ..core import InputError, digest, file_digest, read_json, read_table, write_json, write_table
 from ..data.schemas import SCHEMAS, validate
 from .sampling import sample_nucleus, sample_uniforms
+from .tokens import continuation_text, mark_ids, prompt_tokens, token_rows
 from typing import Annotated, Literal
 from pydantic import Field
 from ..settings import Count, NonNegative, settings_of
@@ -67,7 +68,11 @@ def _expect(model, tokens, state):
     if not model.config.is_encoder_decoder:
         mask = torch.nn.functional.pad(mask, (0, 1), value=1)
     state = state | {"attention_mask": mask, "past_key_values": out.past_key_values}
-    return out.logits[:, -1].to(tokens.device, torch.float32), state
+    logits = out.logits[:, -1].to(tokens.device, torch.float32)
+    if not torch.isfinite(logits.amax(-1)).all():
+        raise InputError(f"the model {model.config._name_or_path or ''} gives logits that are not numbers; its weights "
+                         "are damaged, or overflow in this type (try float32)")
+    return logits, state
 
 # %% ../../nbs/04_generation/01_engine.ipynb #g012
 def _filled(rows, least: int):
@@ -180,6 +185,16 @@ def continue_tokens(
                      min_new_tokens, temperature=temperature, top_p=top_p)
 
 # %% ../../nbs/04_generation/01_engine.ipynb #b006
+def _padded(rows: list[list[int]], pad: int, device) -> dict:
+    "Prompts as tensors, padded on the left"
+    import torch
+
+    n = max(map(len, rows))
+    ids = torch.tensor([[pad] * (n - len(row)) + list(row) for row in rows], device=device)
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    return {"input_ids": ids, "attention_mask": (torch.arange(n, device=device) >= n - lengths[:, None]).long()}
+
+
 def generate_batch(
     model,
     tokenizer,
@@ -190,11 +205,13 @@ def generate_batch(
     top_p: float = 0.8,
 ) -> list[list[str]]:
     "k continuations of each prompt"
-    padding = {"padding": True, "padding_side": "left", "return_token_type_ids": False}
-    inputs = tokenizer(texts, return_tensors="pt", **padding).to(model.device)
-    written = continue_tokens(model, tokenizer, inputs, uniforms, max_new_tokens, temperature, top_p)
-    continuations, k = tokenizer.batch_decode(written, skip_special_tokens=True), len(written) // len(texts)
-    return [continuations[i * k : (i + 1) * k] for i in range(len(texts))]
+    rows = token_rows(tokenizer, texts, ends := model.config.is_encoder_decoder)
+    inputs = _padded(rows, tokenizer.pad_token_id, model.device)
+    written = continue_tokens(model, tokenizer, inputs, uniforms, max_new_tokens, temperature, top_p).tolist()
+    marks, k = mark_ids(tokenizer), len(written) // len(texts)
+    before = [[] if ends else row for row in rows]
+    return [[continuation_text(tokenizer, row, new, marks) for new in written[i * k : (i + 1) * k]]
+            for i, row in enumerate(before)]
 
 # %% ../../nbs/04_generation/01_engine.ipynb #a035
 def _check_request(k: int, greedy: bool, backend: str):
@@ -349,8 +366,9 @@ def generate(
     _check_request(k, greedy, backend)
     settings = {"k": k, "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed,
                 "greedy": greedy}
-    lengths = np.array([len(ids) for ids in tokenizer(prompts["text"].tolist())["input_ids"]])
-    _check_context(_config(model), prompts, lengths, max_new_tokens)
+    config = _config(model)
+    lengths = np.array([len(ids) for ids in prompt_tokens(tokenizer, prompts, config.is_encoder_decoder)])
+    _check_context(config, prompts, lengths, max_new_tokens)
     batches = _batches(lengths, batch_size)
     files = [None] * len(batches)
     if parts is not None:

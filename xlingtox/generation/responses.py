@@ -17,8 +17,8 @@ import pandas as pd
 
 from ..babel.answers import polite_responses
 from ..core import InputError, check_columns
-from .completions import (Decoding, _written, continuation_text, decoding_of, mark_ids,
-                                             prompt_tokens, prompted)
+from .completions import Decoding, _written, decoding_of, prompted
+from .tokens import continuation_text, mark_ids, prompt_tokens
 from ..languages import LANGUAGES, check_languages
 from ..models.loading import load
 

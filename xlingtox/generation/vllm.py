@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..core import InputError
 from .sampling import prompt_key
+from .tokens import continuation_text, mark_ids, token_rows
 from ..models.loading import load, save
 
 # %% ../../nbs/04_generation/02_vllm.ipynb #a001
@@ -95,7 +96,8 @@ def vllm_batch(
 ) -> list[list[str]]:
     "k continuations of each prompt"
     requests = _requests(len(texts), seeds, k, max_new_tokens, temperature, top_p)
-    answers = engine.generate(texts, requests, use_tqdm=False)
+    rows, marks = token_rows(tokenizer, texts), mark_ids(tokenizer)
+    answers = engine.generate([{"prompt_token_ids": row} for row in rows], requests, use_tqdm=False)
     chosen = [sorted(answer.outputs, key=lambda output: output.index) for answer in answers]
-    ids = [[list(output.token_ids) for output in outputs] for outputs in chosen]
-    return [tokenizer.batch_decode(of_prompt, skip_special_tokens=True) for of_prompt in ids]
+    return [[continuation_text(tokenizer, row, list(output.token_ids), marks) for output in outputs]
+            for row, outputs in zip(rows, chosen, strict=True)]

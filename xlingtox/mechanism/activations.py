@@ -16,6 +16,8 @@ import pandas as pd
 
 from ..core import InputError
 from ..data.schemas import validate
+from ..generation.engine import _padded
+from ..generation.tokens import prompt_tokens, token_rows
 from ..models.sites import check_sites
 from ..settings import Count, settings_of
 from ..core import without_gradients
@@ -59,9 +61,10 @@ def record_last(
 # %% ../../nbs/08_mechanism/02_activations.ipynb #a007
 def _continue(model, tokenizer, texts: list[str], sites: pd.DataFrame, max_new_tokens: int):
     "Greedy continuations of texts, and the activations of each step: tokens [n, length], a list of [n, n_sites]"
-    inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", return_token_type_ids=False)
+    rows = token_rows(tokenizer, texts, model.config.is_encoder_decoder)
+    inputs = _padded(rows, tokenizer.pad_token_id, model.device)
     with record_last(model, sites) as steps:
-        out = model.generate(**inputs.to(model.device), do_sample=False, num_beams=1, max_new_tokens=max_new_tokens,
+        out = model.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=max_new_tokens,
                              pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
     if not steps:
         raise InputError(f"{type(model).__name__} does not pass through its value maps as modules, "
@@ -87,8 +90,9 @@ def activations(
     "Activation of each site, averaged over the next greedy tokens of each prompt"
     import torch
 
-    texts = validate(prompts, "prompts", "prompts")["text"].tolist()
-    lengths = np.array([len(ids) for ids in tokenizer(texts)["input_ids"]])
+    prompts = validate(prompts, "prompts", "prompts")
+    texts, ends = prompts["text"].tolist(), model.config.is_encoder_decoder
+    lengths = np.array([len(ids) for ids in prompt_tokens(tokenizer, prompts, ends)])
     order, result = np.argsort(-lengths, kind="stable"), np.empty((len(texts), len(sites)), dtype=np.float32)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]

@@ -13,12 +13,14 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
+from ..generation.tokens import whole_letters
 from .bootstrap import _ratio, _tidy
 from .toxicity import _KEY, _check_keys, _check_unique, _size
 
 # %% ../../nbs/07_metrics/02_diversity.ipynb #a030
 def _tokens(texts, tokenizer):
     "One list of tokens per text, from a tokenizer of transformers or any function"
+    texts = [whole_letters(text) for text in texts]
     if hasattr(tokenizer, "convert_ids_to_tokens"):
         return tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     return [list(tokenizer(text)) for text in texts]

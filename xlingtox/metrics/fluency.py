@@ -17,6 +17,7 @@ from collections import Counter
 import numpy as np
 
 from ..core import InputError
+from ..generation.tokens import token_rows, whole_letters
 
 # %% ../../nbs/07_metrics/03_fluency.ipynb #a001
 def _numbered(items):
@@ -73,7 +74,10 @@ def _nll(logits, labels):
     parts = zip(logits.flatten(0, 1).split(64), labels.flatten().split(64), strict=True)
     loss = [torch.nn.functional.cross_entropy(some.float(), wanted, reduction="none", ignore_index=-100)
             for some, wanted in parts]
-    return torch.cat(loss).view(labels.shape).double().sum(1).cpu().numpy()
+    sums = torch.cat(loss).view(labels.shape).double().sum(1).cpu().numpy()
+    if np.isnan(sums).any():
+        raise InputError("the judge gives logits that are not numbers; its weights are damaged, or overflow")
+    return sums
 
 # %% ../../nbs/07_metrics/03_fluency.ipynb #a013
 def _run(model, ids, last, **kwargs):
@@ -189,9 +193,9 @@ def _mean_loss_times(model, sequences, batch_size):
 # %% ../../nbs/07_metrics/03_fluency.ipynb #a033
 def _published(model, tokenizer, prompts, continuations, batch_size):
     "Numerator and denominator of the released formula (BatsResearch/cross-lingual-detox, metric_perplexity.py)"
-    different, number = _numbered(prompts)
-    full_ids = tokenizer([p + c for p, c in zip(prompts, continuations, strict=True)])["input_ids"]
-    prompt_ids = tokenizer(different)["input_ids"]
+    (different, number), ends = _numbered(prompts), model.config.is_encoder_decoder
+    full_ids = token_rows(tokenizer, [p + c for p, c in zip(prompts, continuations, strict=True)], ends)
+    prompt_ids = token_rows(tokenizer, different, ends)
     n_full, n_prompt = np.array([len(s) for s in full_ids]), np.array([len(s) for s in prompt_ids])[number]
     full, given = (_mean_loss_times(model, ids, batch_size) for ids in (full_ids, prompt_ids))
     return full - given[number], n_full - n_prompt
@@ -244,7 +248,7 @@ def perplexity(
     "Perplexity of every continuation given its prompt; nan where there is none"
     prompts, continuations = list(prompts), list(continuations)
     _check_texts(prompts, continuations, variant)
-    result = np.full(len(prompts), np.nan)
+    continuations, result = [whole_letters(c) for c in continuations], np.full(len(prompts), np.nan)
     rows = [i for i, text in enumerate(continuations) if text.strip()]
     if not rows:
         return result

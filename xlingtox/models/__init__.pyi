@@ -9,3 +9,4 @@ from .registry import *
 from .shipped import *
 from .sites import *
 from .spans import *
+from .weights import *

@@ -21,13 +21,17 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
 
 # %% ../../nbs/03_models/03_adapters.ipynb #c015
-_PICKLE = "has no safetensors weights; a pickle checkpoint is only read with allow_pickle=True"
+_PICKLE = "has no safetensors weights; a pickle checkpoint is only read with allow_pickle=True, from Python"
 _PROBLEMS = [  # what a loading error says, and what that means; the first that fits
     (("trying to access a gated repo", "cannot access gated repo", "awaiting a review"),
      "is gated: ask for access at https://huggingface.co/{name} and set HF_TOKEN to your key"),
     (("custom code", "trust_remote_code", "allow custom code"),
-     "brings its own Python code, which is only run with allow_remote_code=True"),
-    (("safetensors",), _PICKLE),
+     "brings its own Python code, which is only run with allow_remote_code=True, from Python"),
+    (("header", "incomplete metadata", "deserializing"),
+     "has weights that cannot be read: a file is cut short, or is only a pointer to them; get it again"),
+    (("size mismatch", "mismatched sizes", "ignore_mismatched_sizes"),
+     "has weights of other shapes than its config.json says"),
+    (("no file named", "does not appear to have a file named model.safetensors"), _PICKLE),
     (("couldn't connect", "offline mode", "cannot find the requested files in the disk cache", "local_files_only"),
      "is not in the local cache, and the hub cannot be reached"),
     (("not a valid model identifier", "Repository Not Found", "RepositoryNotFound"),
@@ -59,7 +63,9 @@ def adapter_base(
 def _base_of(folder: str) -> tuple[str, str | None]:
     "Where the base of an adapter is, and the revision of a hub model"
     config = read_json(Path(folder) / "adapter_config.json")
-    base = config.get("base_model_name_or_path") or ""
+    base = config.get("base_model_name_or_path") or "" if isinstance(config, dict) else ""
+    if not isinstance(base, str):
+        raise InputError(f"{folder}/adapter_config.json: base_model_name_or_path is not text but {base!r}")
     here = Path(folder, base).resolve() if base.startswith(".") else Path(base)
     if base and here.is_dir():
         return str(here), None
@@ -80,8 +86,12 @@ class _Place:
 
 def _locate(where: str, revision: str | None = None, adapters: list[str] | tuple[str, ...] = ()) -> _Place:
     "The model that a folder stands on, with the adapters of the way down to it below those that are given"
-    adapters = list(adapters)
+    adapters, below = list(adapters), []
     while (Path(where) / "adapter_config.json").is_file():
+        if (here := Path(where).resolve()) in below:
+            raise InputError(f"{where}: this adapter stands on itself; correct base_model_name_or_path in its "
+                             "adapter_config.json")
+        below.append(here)
         adapters.insert(0, where)
         where, revision = _base_of(where)
     return _Place(where, revision, adapters)

@@ -15,9 +15,10 @@ from pathlib import Path
 import pandas as pd
 
 from ..core import InputError
-from .adapters import _PICKLE, _Place, _adapted, _explain, _has_tokenizer, _locate, has_adapter
+from .adapters import _Place, _adapted, _explain, _has_tokenizer, _locate, has_adapter
 from .gguf import gguf_folder
 from .miniatures import _write, mini_folder, shadow_folder
+from .weights import check_finite, check_loaded, check_weight_files
 
 # %% ../../nbs/03_models/04_loading.ipynb #c778f2fb
 def _unpacked(name: str | Path):
@@ -25,6 +26,17 @@ def _unpacked(name: str | Path):
     return str(gguf_folder(name)) if str(name).endswith(".gguf") else name
 
 # %% ../../nbs/03_models/04_loading.ipynb #a086
+def _with_padding(tokenizer, name: str):
+    "A tokenizer that can pad; `InputError` where it has no token to do it with"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token or tokenizer.unk_token
+    if len(tokenizer.get_vocab()) <= len(set(tokenizer.all_special_ids)):  # what the library makes up without files
+        raise InputError(f"cannot load {name}: it has no tokenizer, or one without tokens")
+    if tokenizer.pad_token is None:
+        raise InputError(f"cannot load {name}: its tokenizer has no token to pad with: no pad, end, begin or unknown")
+    return tokenizer
+
+
 def load_tokenizer(
     name: str,  # a hub id, a folder, or a GGUF file
     revision: str | None = None,
@@ -36,10 +48,22 @@ def load_tokenizer(
     name = _unpacked(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=allow_remote_code)
-    except (OSError, ValueError) as e:
+    except Exception as e:  # each kind of broken file raises another
         raise _explain(name, e) from e
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    return _with_padding(tokenizer, name)
+
+# %% ../../nbs/03_models/04_loading.ipynb #d8e3601b
+def _pad_inside(tokenizer, model, name: str):
+    "The tokenizer, whose padding token has a row among the model's embeddings"
+    rows = model.get_input_embeddings().weight.shape[0]
+    inside = lambda i: i is not None and i < rows  # noqa: E731
+    if not inside(tokenizer.pad_token_id):
+        tokens = [getattr(tokenizer, f"{kind}_token") for kind in ("eos", "bos", "unk")
+                  if inside(getattr(tokenizer, f"{kind}_token_id"))]
+        if not tokens:
+            raise InputError(f"cannot load {name}: the tokenizer's padding token is number {tokenizer.pad_token_id}, "
+                             f"and the model has {rows} rows of embeddings")
+        tokenizer.pad_token = tokens[0]
     return tokenizer
 
 # %% ../../nbs/03_models/04_loading.ipynb #a088
@@ -54,7 +78,7 @@ def load_config(
     place = _locate(_unpacked(name), revision)
     try:
         return AutoConfig.from_pretrained(place.where, revision=place.revision, trust_remote_code=allow_remote_code)
-    except (OSError, ValueError) as e:
+    except Exception as e:  # each kind of broken file raises another
         raise _explain(place.where, e) from e
 
 # %% ../../nbs/03_models/04_loading.ipynb #a091
@@ -71,8 +95,8 @@ def _refuse(name: str, place: _Place, quantise: bool, merge: bool, allow_pickle:
     where = Path(place.where)
     if files := sorted(where.glob("*.gguf")) * (not list(where.glob("*.safetensors"))):
         raise InputError(f"{where}: holds a model in one file: give its name, {files[0]}")
-    if where.is_dir() and not allow_pickle and not list(where.glob("*.safetensors")):
-        raise InputError(f"{place.where}: {_PICKLE}")
+    if not allow_pickle:
+        check_weight_files(place.where, place.revision)
     if quantise and importlib.util.find_spec("bitsandbytes") is None:
         raise InputError(f"cannot load {name} in 4 bits: that needs bitsandbytes (pip install bitsandbytes)")
     if quantise and merge and place.adapters:
@@ -118,6 +142,18 @@ def _quieten():
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"  # or a lone pickle would be sent to a service of the hub
 
 # %% ../../nbs/03_models/04_loading.ipynb #a109
+def _without_sampling(model):
+    "The model without the settings of sampling that came with its weights"
+    from transformers import GenerationConfig
+
+    own = getattr(model, "generation_config", None)
+    if own is not None:
+        tokens = {f"{kind}_token_id": getattr(own, f"{kind}_token_id", None) for kind in
+                  ("bos", "eos", "pad", "decoder_start")}
+        model.generation_config = GenerationConfig(**tokens)
+    return model
+
+
 def _read(place: _Place, options: dict, quantise: bool, allow_remote_code: bool):
     "The model whose weights are at a place, without adapters; what a library refuses is one line"
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
@@ -129,11 +165,14 @@ def _read(place: _Place, options: dict, quantise: bool, allow_remote_code: bool)
             computing = config.dtype if options["dtype"] == "auto" else options["dtype"]
             options["quantization_config"] = _nf4(computing)
         cls = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        return keep_layout(cls.from_pretrained(place.where, **options))
+        model, about = cls.from_pretrained(place.where, **options, output_loading_info=True)
     except InputError:
         raise
-    except (OSError, ValueError, ImportError) as e:
+    except Exception as e:  # each kind of broken file raises another
         raise _explain(place.where, e) from e
+    check_loaded(place.where, model, about)
+    check_finite(place.where, model)
+    return _without_sampling(keep_layout(model))
 
 # %% ../../nbs/03_models/04_loading.ipynb #a112
 def load(
@@ -162,6 +201,7 @@ def load(
     model = _read(place, options, quantise, allow_remote_code)
     own = name in place.adapters and _has_tokenizer(name)
     tokenizer = load_tokenizer(name if own else place.where, place.revision, allow_remote_code)
+    tokenizer = _pad_inside(tokenizer, model, name)
     model = model if "device_map" in options else model.to(device)
     return (_adapted(model, place.adapters, merge) if place.adapters else model).eval(), tokenizer
 

@@ -9,6 +9,7 @@ __all__ = ['profile_path', 'load_profile', 'load_run']
 
 # %% ../../nbs/10_profiles/03_read.ipynb #c002
 import importlib.util
+import math
 import re
 from pathlib import Path
 from typing import get_args
@@ -88,17 +89,67 @@ def _fill_model(merged: dict, model: str | None) -> dict:
     return filled
 
 # %% ../../nbs/10_profiles/03_read.ipynb #c013
+class _Plain(yaml.SafeLoader):
+    "YAML that a profile may be written in"
+
+
+def _mapping(loader, node):
+    "A mapping each of whose keys is text, and stands once"
+    seen = set()
+    for key, _ in node.value:
+        if key.tag == "tag:yaml.org,2002:merge":
+            continue
+        if key.tag != "tag:yaml.org,2002:str":
+            raise yaml.MarkedYAMLError(problem=f"the key {str(key.value)[:40]!r} is no text; put it in quotes",
+                                       problem_mark=key.start_mark)
+        if key.value in seen:
+            raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands there twice",
+                                       problem_mark=key.start_mark)
+        seen.add(key.value)
+    loader.flatten_mapping(node)
+    return {key.value: loader.construct_object(value, deep=True) for key, value in node.value}
+
+
+def _finite(loader, node):
+    "A number that is finite"
+    value = loader.construct_yaml_float(node)
+    if not math.isfinite(value):
+        raise yaml.MarkedYAMLError(problem=f"{node.value} is no number", problem_mark=node.start_mark)
+    return value
+
+
+_Plain.add_constructor("tag:yaml.org,2002:map", _mapping)
+_Plain.add_constructor("tag:yaml.org,2002:float", _finite)
+
+# %% ../../nbs/10_profiles/03_read.ipynb #7419022a
+_MOST, _DEEPEST = 20_000, 40  # values in a profile, and how deep they may stand in one another
+
+
+def _check_size(raw, path: Path):
+    "Raise `InputError` for content that aliases have made large or endless"
+    todo, n = [(raw, 0)], 0
+    while todo:
+        value, depth = todo.pop()
+        n += 1
+        if n > _MOST or depth > _DEEPEST:
+            raise InputError(f"{path}: holds more than {_MOST} values, or values more than {_DEEPEST} deep; write out "
+                             "what its aliases stand for")
+        inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        todo += [(v, depth + 1) for v in inside]
+
+
 def _parse(path: Path) -> dict:
     "The keys and values of a file"
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Plain)  # a safe loader, and stricter
     except yaml.MarkedYAMLError as e:
-        place = f"line {e.problem_mark.line + 1}, column {e.problem_mark.column + 1}"
-        raise InputError(f"{path}, {place}: not YAML ({e.problem})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise InputError(f"{path}: not YAML in UTF-8 ({str(e).splitlines()[0]})") from None
+        mark = e.problem_mark or e.context_mark
+        raise InputError(f"{path}, line {mark.line + 1}, column {mark.column + 1}: not YAML ({e.problem})") from None
+    except (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError) as e:
+        raise InputError(f"{path}: not YAML in UTF-8 ({' '.join(str(e).split())[:100]})") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path}: expected keys and values such as `extends: mini`, found {type(raw).__name__}")
+    _check_size(raw, path)
     return raw
 
 # %% ../../nbs/10_profiles/03_read.ipynb #c015
@@ -110,6 +161,8 @@ def _read_chain(path: Path) -> list[tuple[Path, dict]]:
             raise InputError(f"{path}: extends itself")
         raw = _parse(path)
         parent = raw.pop("extends", None)
+        if parent is not None and not isinstance(parent, str):
+            raise InputError(f"{path}: extends: {parent!r} is no name of a profile, and no path of one")
         files.append((path, _anchor(raw, path.parent)))
         if parent is None:
             return files
@@ -231,4 +284,13 @@ def load_run(
     run: str | Path,  # the run folder
 ) -> Profile:
     "The profile that a run folder was made with"
-    return Profile(**read_json(Path(run) / "profile.json"))
+    path = Path(run) / "profile.json"
+    if not isinstance(raw := read_json(path), dict):
+        raise InputError(f"{path}: not the settings of a run but {type(raw).__name__}")
+    try:
+        return Profile(**raw)
+    except ValidationError as e:
+        raise InputError(f"{_one_line(e, [(path, raw)])}; the run was made by another version, or its profile was "
+                         "changed") from None
+    except InputError as e:
+        raise InputError(f"{path}: {e}") from None

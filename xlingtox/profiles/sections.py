@@ -142,7 +142,7 @@ class _Model(Settings):
     model: Spec  # "mini:RECIPE", a hub id, a folder, or a GGUF file
     revision: str | None = None  # commit of a hub model
     dtype: Dtype = "float32"  # of the weights in the run folder
-    seeds: list[Natural] = [0]  # a tuned model each
+    seeds: Seeds = [0]  # a tuned model each
     variants: dict[Annotated[str, Field(pattern=r"^[a-z]+$")], Variants] = {}  # by a name such as "qlora" or "lr"
 
 

@@ -33,6 +33,7 @@ SUFFIXES = (".parquet", ".csv", ".jsonl")
 def _check_out(out: Path, read: Path | str, suffixes: tuple[str, ...] = SUFFIXES):
     "A file must have a known suffix and a folder to go to, and must not replace what it is made from"
     from xlingtox.core import InputError
+    from xlingtox.runs.tables import check_writable
 
     if out.suffix not in suffixes:
         raise InputError(f"--out {out}: unknown kind of file; use {', '.join(suffixes)}")
@@ -41,16 +42,14 @@ def _check_out(out: Path, read: Path | str, suffixes: tuple[str, ...] = SUFFIXES
     if out.is_dir() or out.resolve() == Path(read).resolve():
         what = "is a folder" if out.is_dir() else "is the file that is read"
         raise InputError(f"--out {out}: {what}; give another name")
+    check_writable(out)
 
 # %% ../../nbs/11_runs/10_commands.ipynb #a021
 def _write(df, out: Path):
     "Write a table whole or not at all"
-    from xlingtox.core import atomic_path, write_table
+    from xlingtox.runs.tables import write_out
 
-    if out.suffix != ".jsonl":
-        return write_table(df, out)
-    with atomic_path(out) as temporary:
-        df.to_json(temporary, orient="records", lines=True, force_ascii=False)
+    write_out(df, out)
 
 # %% ../../nbs/11_runs/10_commands.ipynb #cc8ec1c2
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON records in place of a table.")]

@@ -66,7 +66,9 @@ def _refuse(profile: Profile, name: str, possible: list[str]) -> InputError:
     "Why an exhibit is not made, and which could be"
     can_make = f"can make {', '.join(possible)}"
     if name not in EXHIBITS:
-        known = f"unknown exhibit {name}{closest(name, EXHIBITS)}"
+        same = [e for e in EXHIBITS if e.split("/")[-1] == name.split("/")[-1]]
+        hint = f" (did you mean {' or '.join(same)}?)" if same else closest(name, EXHIBITS)
+        known = f"unknown exhibit {name}{hint}"
         return InputError(f"{known}; profile {profile.name} {can_make}")
     reason = lacks(profile, EXHIBITS[name])
     return InputError(f"profile {profile.name} cannot make {name}: {reason}; it {can_make}")
@@ -107,16 +109,21 @@ def job_digest(
     return digest([settings, code_digest(notebook_of(stage, exhibit))])
 
 # %% ../../nbs/11_runs/08_select.ipynb #a269
+def _for_shell(path: str) -> str:
+    "A path as one word of the shell, whatever is in it, and without a wildcard for Snakemake"
+    return shlex.quote(path).replace("{", "{{").replace("}", "}}")
+
+
 def command(
     run: str | Path,  # run folder
     notebook: str,  # path under `paper`, may hold wildcards of Snakemake
     parameters: dict[str, str],  # of the notebook, may hold wildcards
 ) -> str:
     "The shell command of a job; it replaces the shell, so that it is Snakemake's own child and dies with it"
-    words = [sys.executable, "-m", "xlingtox.runs.job", f"{paper_dir()}/{notebook}", "{log}"]
-    for name, value in {"run": str(run), **parameters}.items():
-        words += ["-p", name, value]
-    return "exec " + " ".join(w if "{" in w else shlex.quote(w) for w in words)
+    given = [word for name, value in parameters.items() for word in ("-p", name, value)]
+    words = [_for_shell(sys.executable), "-m", "xlingtox.runs.job", _for_shell(f"{paper_dir()}/") + notebook, "{log}",
+             "-p", "run", _for_shell(str(run)), *(w if "{" in w else shlex.quote(w) for w in given)]
+    return "exec " + " ".join(words)
 
 # %% ../../nbs/11_runs/08_select.ipynb #c011
 FIRST = ("li2024/fig1", "li2024/fig4", "li2024/table1", "li2024/table2")

@@ -18,8 +18,9 @@ import sys
 import threading
 from pathlib import Path
 
-from ..core import InputError, paper_dir
+from ..core import InputError, cache_dir, paper_dir
 from .process import die_with_parent
+from .doctor import can_write
 
 # %% ../../nbs/11_runs/06_snakemake.ipynb #c014
 class _Events(logging.Handler):
@@ -119,6 +120,12 @@ def _end(child: subprocess.Popen, executor: str):
     child.wait()
 
 # %% ../../nbs/11_runs/06_snakemake.ipynb #a216
+def _own_cache() -> dict[str, str]:
+    "Where Snakemake keeps what it reads, when the user's cache cannot be written"
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return {} if can_write(home) else {"XDG_CACHE_HOME": str(cache_dir() / "snakemake")}
+
+
 def _snakemake(
     arguments: list[str],  # of `_snakemake_arguments`
     log,  # open file for Snakemake's messages
@@ -126,6 +133,7 @@ def _snakemake(
 ) -> subprocess.Popen:
     "Start Snakemake; its events are on the child's standard output"
     env = {k: v for k, v in os.environ.items() if k != "SNAKEMAKE_PROFILE"}  # or local runs and each job would read it
+    env |= _own_cache()
     command = [sys.executable, "-m", "xlingtox.runs.snakemake", *arguments]
     return subprocess.Popen(command, env=env | {"XLINGTOX_WARM": address}, stdin=subprocess.DEVNULL,
                             stdout=subprocess.PIPE, stderr=log, start_new_session=True,

@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 from fastcore.basics import patch
 
-from ..core import read_table, write_manifest, write_table
+from ..core import check_artifact, read_table, write_manifest, write_table
 from ..profiles.profile import Profile
 from ..profiles.read import load_run
 from ..profiles.sections import SCHEMA
@@ -55,6 +55,7 @@ class Job:
     inputs: dict = field(default_factory=dict)  # name -> file or folder that was read
     about: dict = field(default_factory=dict)  # more to say in the manifest
     writes: bool = True  # the manifest: of several processes, one does
+    scorers: list = field(default_factory=list)  # that were asked
 
     @property
     def name(self) -> str:
@@ -69,6 +70,7 @@ def read(self: Job, kind: str, variant: str | None = None) -> pd.DataFrame:
     path = self.run / artifact_path(kind, self.role, variant)
     several = maker_of(kind) is not None and maker_of(kind).per == "variant"
     self.inputs[f"{kind}/{variant}" if several else kind] = path
+    check_artifact(path)
     return read_table(path)
 
 
@@ -101,7 +103,8 @@ def scorer(self: Job, spec: str):
     from xlingtox.scorers.by_name import is_trained, load_scorer
 
     kind = spec.partition(":")[0]
-    return load_scorer(f"{kind}:{self.run / 'models/scorer' / kind}" if is_trained(spec) else spec)
+    self.scorers.append(load_scorer(f"{kind}:{self.run / 'models/scorer' / kind}" if is_trained(spec) else spec))
+    return self.scorers[-1]
 
 # %% ../../nbs/11_runs/04_stage.ipynb #c015
 @patch
@@ -143,9 +146,14 @@ def stage(
     if any("models/" in file for file in (*job.card.inputs(profile, role, variant), *job.card.outputs)):
         _set_threads(settings["threads"])
     yield job
+    for scorer in job.scorers:
+        from xlingtox.scorers.by_name import check_answered
+
+        check_answered(scorer)
     if job.writes:
         for path in _manifests(job):
-            write_manifest(path, job.inputs, settings | job.about, settings.get("seed"), time.perf_counter() - start)
+            write_manifest(path, job.inputs, settings | job.about, settings.get("seed"), time.perf_counter() - start,
+                           path.with_name(path.name.removesuffix(".manifest.json")))
 
 
 def _set_threads(n: int):

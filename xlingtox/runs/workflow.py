@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ..core import InputError, closest, write_json
+from ..core import InputError, closest, read_json, write_json
 from ..locks import _lock
 from ..profiles.profile import Profile
 from ..profiles.read import load_profile, load_run
@@ -27,6 +27,7 @@ from ..progress import append_progress, read_progress
 from .process import n_cores
 from .select import FIRST, available, of_first_seed, passes, select
 from .snakemake import EXECUTORS, _end, _snakemake, _snakemake_arguments
+from ..runfolder import damaged
 
 # %% ../../nbs/11_runs/09_workflow.ipynb #a271
 def _reason(text: str) -> str:
@@ -58,11 +59,12 @@ def plan(
         write_json(profile.model_dump(mode="json"), f"{empty}/profile.json")
         arguments = _snakemake_arguments(run if run.is_dir() else Path(empty), targets, 1, "--dry-run",
                                          config=(f"profile={empty}/profile.json",), urgent=_targets(FIRST[:1]))
-        with open(f"{empty}/log", "w") as log:
+        with open(f"{empty}/log", "w", encoding="utf-8") as log:
             child = _snakemake(arguments, log)
             events = [json.loads(line) for line in child.stdout]
         if child.wait():
-            raise RuntimeError(f"Snakemake could not plan the run:\n{Path(empty, 'log').read_text()[-2000:]}")
+            said = Path(empty, "log").read_text(encoding="utf-8", errors="replace")
+            raise RuntimeError(f"Snakemake could not plan the run:\n{said[-2000:]}")
     return _planned(events)
 
 # %% ../../nbs/11_runs/09_workflow.ipynb #a276
@@ -120,7 +122,7 @@ def _load(
 def _keep_settings(profile: Profile, run: Path):
     "Write the profile of a run, if it is another than the one that is there"
     path, settings = run / "profile.json", profile.model_dump(mode="json")
-    if not path.exists() or json.loads(path.read_text()) != settings:
+    if not path.exists() or read_json(path) != settings:
         write_json(settings, path)
 
 # %% ../../nbs/11_runs/09_workflow.ipynb #a286
@@ -177,7 +179,7 @@ def _make(profile: Profile, run: Path, names: list[str], jobs: int, say, executo
     "Make exhibits in a run folder, pass by pass, then the report; the exit status"
     start, displays = time.monotonic(), []
     server = warm.server() if executor == "local" else contextlib.nullcontext("")
-    with open(run / "workflow.log", "w") as log, server as address:
+    with open(run / "workflow.log", "w", encoding="utf-8") as log, server as address:
         for first, config in passes(profile, run, names):
             _keep_settings(of_first_seed(profile) if config else profile, run)
             what = f" first, for {' '.join(first)} of one seed" if config else ""
@@ -215,6 +217,8 @@ def reproduce(
         return 0
     run.mkdir(parents=True, exist_ok=True)
     with _locked(run):
+        if broken := damaged(run):
+            raise InputError(f"{broken[0]}{f' ({len(broken) - 1} more: `xlingtox status`)' if broken[1:] else ''}")
         return _make(prof, run, names, jobs or n_cores(), say, executor)
 
 # %% ../../nbs/11_runs/09_workflow.ipynb #a305
@@ -260,7 +264,12 @@ def status(
     folders = sorted(p.parent for p in Path(runs).glob("*/profile.json"))
     lines = [] if folders else [f"no runs in {Path(runs).resolve()}; `xlingtox reproduce` makes one"]
     for run in folders:
-        profile = load_run(run)
+        try:
+            profile = load_run(run)
+        except InputError as e:
+            lines.append(f"{run}: damaged: {e}")
+            continue
         grid = [f"  grid: {said}"] if (said := grid_progress(run)) else []
         lines += _work_lines(run, profile.title) + grid + _exhibit_lines(run, available(profile))
+        lines += [f"  damaged: {said}" for said in damaged(run)]
     return lines

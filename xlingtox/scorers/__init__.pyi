@@ -14,6 +14,7 @@ from .guard import *
 from .lexicon import *
 from .ngram import *
 from .perspective import *
+from .quota import *
 from .scorer import *
 from .service import *
 from .store import *

@@ -93,6 +93,8 @@ def export_scores(
 ) -> dict:  # the archive's manifest
     "Write an archive of scores, whole or not at all"
     table, folder = store.table(), Path(folder)
+    copies = table["version"].str.startswith("archive ")  # replays of another archive, which has them already
+    table = table[~copies]
     if folder.exists() and not (folder / "archive.json").exists():
         raise InputError(f"{folder}: is there already and no archive; give a new folder")
     if scorer is not None:
@@ -103,7 +105,8 @@ def export_scores(
         table = _of_texts(table, generations)
     if table.empty:
         fits = "" if generations is None else " the texts"
-        raise InputError(f"no scores to archive: nothing in the store fits{fits}")
+        why = "; it holds replays of an archive, which can be copied" if copies.any() else ""
+        raise InputError(f"no scores to archive: nothing in the store fits{fits}{why}")
     return _write(table[COLUMNS + ["text"] * texts].sort_values(COLUMNS[:4], ignore_index=True), folder)
 
 # %% ../../nbs/06_scorers/08_archive.ipynb #a012

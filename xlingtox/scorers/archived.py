@@ -8,6 +8,7 @@ Docs: https://xlingtox.github.io/xlingtox/06_scorers/archived.html.md"""
 __all__ = ['FORMAT', 'COLUMNS', 'contents', 'read_archive', 'ArchiveScorer']
 
 # %% ../../nbs/06_scorers/08_archived.ipynb #h002
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ import pandas as pd
 from fastcore.basics import patch
 
 from ..core import InputError, file_digest, read_json, read_table
-from ..languages import check_languages
+from ..data.schemas import _is_text
+from ..languages import LANGUAGES, check_languages
 from .scorer import _existing
 from .store import text_hash
 
@@ -41,7 +43,14 @@ def _manifest(folder: str | Path) -> dict:
 
 def contents(folder: str | Path) -> list[dict]:
     "scorer, version, languages, scores and failures of each scorer in an archive, as its manifest says"
-    return _manifest(folder)["scorers"]
+    scorers = _manifest(folder).get("scorers")
+    fits = isinstance(scorers, list) and all(
+        isinstance(c, dict) and isinstance(c.get("scorer"), str) and isinstance(c.get("version"), str)
+        and isinstance(c.get("languages"), list) and all(isinstance(code, str) for code in c["languages"])
+        for c in scorers)
+    if not fits:
+        raise InputError(f"{folder}/archive.json: does not say which scorers the archive holds")
+    return scorers
 
 # %% ../../nbs/06_scorers/08_archived.ipynb #s151
 def _archived_table(folder: str | Path) -> pd.DataFrame:
@@ -54,8 +63,22 @@ def _archived_table(folder: str | Path) -> pd.DataFrame:
     return read_table(path, COLUMNS)
 
 # %% ../../nbs/06_scorers/08_archived.ipynb #s154
+def _is_hash(value) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
 def _check_archived(table: pd.DataFrame, path: Path):
     "Raise `InputError` for rows that no scorer can have written"
+    for column, fits in {"scorer": _is_text, "version": _is_text, "lang": LANGUAGES.index.__contains__,
+                         "sha256": _is_hash, "reason": lambda v: v is None or _is_text(v)}.items():
+        values = table[column].astype(object).where(table[column].notna(), None)
+        if bad := next(((i, v) for i, v in enumerate(values, 1) if not fits(v)), None):
+            raise InputError(f"{path}, row {bad[0]}: {column} is {ascii(bad[1])[:80]}, which no scorer can have "
+                             "written")
+    if not pd.api.types.is_float_dtype(table["toxicity"]):
+        raise InputError(f"{path}: toxicity is no column of numbers but of {table['toxicity'].dtype}")
+    if (twice := table.duplicated(COLUMNS[:4])).any():
+        raise InputError(f"{path}, row {int(twice.argmax()) + 1}: is there more than once")
     wrong = ~(table["toxicity"].between(0, 1) | table["toxicity"].isna() & table["reason"].notna())
     if wrong.any():
         raise InputError(f"{path}, row {wrong.idxmax() + 1}: toxicity is {table['toxicity'][wrong.idxmax()]}; "
@@ -70,8 +93,12 @@ def read_archive(
     folder: str | Path,
 ) -> pd.DataFrame:  # `scorer version lang sha256 toxicity reason`, and `text` where it is there
     "The scores of an archive, checked"
-    table = _archived_table(folder)
+    table, said = _archived_table(folder), contents(folder)
     _check_archived(table, Path(folder) / "scores.parquet")
+    there = [{k: c[k] for k in ("scorer", "version", "languages")} for c in _contents(table)]
+    if there != [{k: c[k] for k in ("scorer", "version", "languages")} for c in said]:
+        raise InputError(f"{folder}/archive.json: says {[c['scorer'] for c in said]}, and the table holds other "
+                         f"scorers, versions or languages: {[c['scorer'] for c in there]}")
     return table
 
 # %% ../../nbs/06_scorers/08_archived.ipynb #s160

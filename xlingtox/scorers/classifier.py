@@ -15,7 +15,8 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..core import InputError, digest, file_digest, read_json
-from ..models.loading import keep_layout
+from ..models.loading import _pad_inside, keep_layout, load_tokenizer
+from ..models.weights import check_finite, check_loaded, check_weight_files
 from .catalogue import _hub_spec, check_learnt, known_scorers
 from .scorer import _existing
 
@@ -74,39 +75,52 @@ def _read_config(model: str, revision: str | None):
 
     try:
         return AutoConfig.from_pretrained(model, revision=revision)
-    except (OSError, ValueError) as e:
+    except Exception as e:  # each kind of broken file raises another
         raise _cannot_load(model, e) from None
 
 # %% ../../nbs/06_scorers/06_classifier.ipynb #a022
-def _check_format(model: str, allow_pickle: bool):
-    "A folder must have safetensors, unless a pickle is allowed"
-    if Path(model).is_dir() and not allow_pickle and not list(Path(model).glob("*.safetensors")):
-        raise InputError(f"scorer classifier: {model} has no safetensors weights; a pickle is only read with "
-                         "allow_pickle=True")
+def _check_format(model: str, revision: str | None, allow_pickle: bool):
+    "All that would be opened must be safetensors and whole, unless a pickle is allowed"
+    if not allow_pickle:
+        try:
+            check_weight_files(model, revision)
+        except InputError as e:
+            raise InputError(f"scorer classifier: {e}") from None
 
 # %% ../../nbs/06_scorers/06_classifier.ipynb #a025
 def _read_model(model: str, revision: str | None, allow_pickle: bool):
     "The classifier and its tokenizer"
     import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForSequenceClassification
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
+        tokenizer = load_tokenizer(model, revision)
         read, about = AutoModelForSequenceClassification.from_pretrained(
             model, revision=revision, use_safetensors=None if allow_pickle else True, dtype=torch.float32,
             output_loading_info=True)
-    except (OSError, ValueError) as e:
+    except InputError as e:
+        raise InputError(f"scorer classifier: {e}") from None
+    except Exception as e:  # each kind of broken file raises another
         raise _cannot_load(model, e) from None
     if about["missing_keys"]:
         raise InputError(f"scorer classifier: {model} is not a sequence classifier: it has no weights for "
                          f"{', '.join(sorted(about['missing_keys'])[:3])}")
+    check_loaded(model, read, about)
+    check_finite(model, read)
+    read.config.pad_token_id = _pad_inside(tokenizer, read, model).pad_token_id
     return read, tokenizer
 
 # %% ../../nbs/06_scorers/06_classifier.ipynb #a028
-def _longest(tokenizer, config) -> int:
+_POSITIONS = ("position_embeddings", "embed_positions", "wpe")  # what tables of positions are called
+
+
+def _longest(tokenizer, model) -> int:
     "Tokens that a model can read"
-    positions = config.max_position_embeddings - (2 if "roberta" in config.model_type else 0)
-    return min(tokenizer.model_max_length, positions)
+    tables = [m for name, m in model.named_modules() if name.rpartition(".")[2] in _POSITIONS]
+    rows = [m.num_embeddings - (0 if m.padding_idx is None else m.padding_idx + 1) for m in tables
+            if hasattr(m, "num_embeddings")]
+    known = getattr(model.config, "max_position_embeddings", None)
+    return min([tokenizer.model_max_length, *rows, *([known] if isinstance(known, int) and known > 0 else [])])
 
 # %% ../../nbs/06_scorers/06_classifier.ipynb #a031
 def _weights_version(model: str, revision: str | None, config) -> str:
@@ -146,9 +160,9 @@ def _load(self: ClassifierScorer):
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    _check_format(self.model, self._allow_pickle)
+    _check_format(self.model, self._revision, self._allow_pickle)
     model, tokenizer = _read_model(self.model, self._revision, self._allow_pickle)
-    longest = _longest(tokenizer, model.config)
+    longest = _longest(tokenizer, model)
     return keep_layout(model).to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer, longest
 
 # %% ../../nbs/06_scorers/06_classifier.ipynb #a038
@@ -158,7 +172,8 @@ def _by_length(texts: list[str], tokenizer) -> tuple[np.ndarray, list[int]]:
     if not len(places):
         return places, []
     lengths = [len(ids) for ids in tokenizer([texts[i] for i in places], verbose=False)["input_ids"]]
-    return places[np.argsort(lengths, kind="stable")], lengths
+    some = np.flatnonzero(lengths)
+    return places[some][np.argsort(np.array(lengths)[some], kind="stable")], lengths
 
 # %% ../../nbs/06_scorers/06_classifier.ipynb #a041
 @patch
@@ -170,6 +185,8 @@ def _judge(self: ClassifierScorer, texts: list[str]) -> np.ndarray:
     tokens = tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt")
     with torch.inference_mode():
         logits = model(**tokens.to(model.device)).logits.float()
+    if not torch.isfinite(logits).all():
+        raise InputError(f"scorer {self.name}: its logits are not numbers; its weights are damaged, or overflow")
     return _probability(logits, self._toxic, self._exclusive).cpu().numpy()
 
 # %% ../../nbs/06_scorers/06_classifier.ipynb #a044
@@ -181,8 +198,10 @@ def assess(self: ClassifierScorer, texts: list[str], lang: str) -> tuple[np.ndar
     if self._loaded is None:
         self._loaded = self._load()
     _, tokenizer, longest = self._loaded
-    toxicity, reasons = np.full(len(texts), np.nan), [None if t.strip() else "empty text" for t in texts]
+    toxicity = np.full(len(texts), np.nan)
     places, lengths = _by_length(texts, tokenizer)
+    read = set(places.tolist())
+    reasons = [None if i in read else "no token" if t.strip() else "empty text" for i, t in enumerate(texts)]
     self.truncated += sum(n > longest for n in lengths)
     for batch in (places[i:i + self._batch_size] for i in range(0, len(places), self._batch_size)):
         toxicity[batch] = self._judge([texts[i] for i in batch])
@@ -204,7 +223,10 @@ def check_spec_of(cls: ClassifierScorer, where: str, languages: list[str]):
             check_learnt(languages, KNOWN[model].languages, f"languages: scorer {cls.kind}:{where}")
     elif Path(model).is_absolute() or Path(model).exists():
         about = read_json(Path(_existing(where)[0]) / "config.json")
-        labels = dict(enumerate(about.get("id2label", {}).values()))
+        labels = about.get("id2label", {}) if isinstance(about, dict) else None
+        if not isinstance(labels, dict) or not all(isinstance(label, str) for label in labels.values()):
+            raise InputError(f"scorer classifier: {model}/config.json: not the settings of a classifier")
+        labels = dict(enumerate(labels.values()))
         toxic_label(labels, (label,) if label else (), model)
 
 # %% ../../nbs/06_scorers/06_classifier.ipynb #a054

@@ -38,10 +38,12 @@ def _must_know(scorer: Scorer, langs):
         check_learnt(sorted(set(langs)), languages, f"scorer {scorer.name}")
 
 # %% ../../nbs/06_scorers/00_scorer.ipynb #s007
-def _in_range(scorer: Scorer, toxicity: np.ndarray) -> np.ndarray:
-    "The scores, if all of them are missing or between 0 and 1"
-    if len(wrong := toxicity[~(np.isnan(toxicity) | ((toxicity >= 0) & (toxicity <= 1)))]):
-        raise InputError(f"scorer {scorer.name} returned {wrong[0]:g}, but toxicity is between 0 and 1")
+def _in_range(scorer: Scorer, toxicity: np.ndarray, lang: str = "", first: int = 0) -> np.ndarray:
+    "The scores, if all of them are missing or between 0 and 1; `first` is the place of the first text"
+    if len(wrong := np.flatnonzero(~(np.isnan(toxicity) | ((toxicity >= 0) & (toxicity <= 1))))):
+        where = f"text {first + wrong[0] + 1}{f' in {lang}' if lang else ''}"
+        raise InputError(f"scorer {scorer.name} returned {toxicity[wrong[0]]:g} for {where}, but toxicity is between 0 "
+                         "and 1")
     return toxicity
 
 # %% ../../nbs/06_scorers/00_scorer.ipynb #s009
@@ -56,6 +58,7 @@ def assess(
     scorer: Scorer,
     texts: list[str],
     lang: str,
+    wrong: list[str] | None = None,  # gets what is wrong with a value that is no score and is missing then
 ) -> tuple[np.ndarray, list[str | None]]:  # toxicity [n], nan if missing; reason of each permanent failure, else None
     "Ask a scorer, and check its answer"
     _must_know(scorer, [lang])
@@ -64,7 +67,13 @@ def assess(
     if toxicity.shape != (len(texts),) or len(reasons) != len(texts):
         raise InputError(f"scorer {scorer.name} returned {toxicity.size} scores and {len(reasons)} reasons "
                          f"for {len(texts)} texts")
-    return _in_range(scorer, toxicity), reasons
+    try:
+        return _in_range(scorer, toxicity, lang), reasons
+    except InputError as e:
+        if wrong is None:
+            raise
+        wrong.append(str(e))
+    return np.where((toxicity >= 0) & (toxicity <= 1), toxicity, np.nan), reasons
 
 # %% ../../nbs/06_scorers/00_scorer.ipynb #s013
 def _existing(where: str) -> tuple[str, str]:

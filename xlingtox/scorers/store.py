@@ -8,11 +8,14 @@ Docs: https://xlingtox.github.io/xlingtox/06_scorers/store.html.md"""
 __all__ = ['full_version', 'text_hash', 'ScoreStore']
 
 # %% ../../nbs/06_scorers/03_store.ipynb #h002
+import contextlib
+import errno
 import hashlib
 import math
 import sqlite3
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,24 +24,57 @@ import pandas as pd
 from fastcore.basics import patch
 
 from ..core import InputError
+from ..locks import _lock
 from .scorer import Scorer, _in_range, assess
 
 # %% ../../nbs/06_scorers/03_store.ipynb #s096
-_SCHEMA = """CREATE TABLE IF NOT EXISTS scores (
-    scorer TEXT NOT NULL, version TEXT NOT NULL, lang TEXT NOT NULL, sha256 BLOB NOT NULL, toxicity REAL, reason TEXT,
+_KEY = "scorer TEXT NOT NULL, version TEXT NOT NULL, lang TEXT NOT NULL, sha256 BLOB NOT NULL"
+_SCHEMA = f"""CREATE TABLE IF NOT EXISTS scores ({_KEY}, toxicity REAL, reason TEXT,
     PRIMARY KEY (scorer, version, lang, sha256), CHECK (toxicity IS NOT NULL OR reason IS NOT NULL)) WITHOUT ROWID"""
+_ASKED = f"""CREATE TABLE IF NOT EXISTS asked ({_KEY}, owner TEXT NOT NULL,
+    PRIMARY KEY (scorer, version, lang, sha256)) WITHOUT ROWID"""
 
 # %% ../../nbs/06_scorers/03_store.ipynb #s099
+@contextlib.contextmanager
+def _reading(path: Path):
+    "Until the block ends, what SQLite says of a damaged file or a full disk is said with the file's name"
+    try:
+        yield
+    except sqlite3.DatabaseError as e:
+        if "full" in str(e):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path)) from None
+        if "locked" in str(e) or isinstance(e, sqlite3.IntegrityError):
+            raise
+        raise InputError(f"{path}: not a score store, or a damaged one ({e}); move it away, and import the scores from "
+                         "an archive or ask for them again") from None
+
+
+def _check_layout(db: sqlite3.Connection, path: Path):
+    "Raise `InputError` for a store of an older or newer layout"
+    columns = [row[1] for row in db.execute("PRAGMA table_info(scores)")]
+    if columns != ["scorer", "version", "lang", "sha256", "toxicity", "reason"]:
+        raise InputError(f"{path}: a score store of another version: its columns are {', '.join(columns)}; export it "
+                         "with the version that wrote it, and import the archive")
+
+# %% ../../nbs/06_scorers/03_store.ipynb #0aa23767
 def _connect(path: Path, patience: float = 60.0) -> sqlite3.Connection:  # patience: seconds to wait for another process
     "Open or create the file; wait while another process does the same"
-    path.parent.mkdir(parents=True, exist_ok=True)
     give_up = time.monotonic() + patience
     while True:
-        db = sqlite3.connect(path, timeout=patience)
         try:
-            for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", _SCHEMA):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            db = sqlite3.connect(path, timeout=patience)
+        except (OSError, sqlite3.OperationalError) as e:
+            raise InputError(f"{path}: a score store cannot be opened here ({e}); for the one of your own, set "
+                             "XLINGTOX_CACHE to a folder that can be written") from None
+        try:
+            for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", _SCHEMA, _ASKED):
                 db.execute(statement)
+            _check_layout(db, path)
             return db
+        except InputError:
+            db.close()
+            raise
         except sqlite3.DatabaseError as e:
             db.close()
             if "locked" not in str(e):
@@ -75,23 +111,33 @@ class ScoreStore:
         self,
         path: str | Path,  # SQLite file, created if absent; on a local disk
     ):
-        self._db = _connect(Path(path))
+        self._path = Path(path)
+        self._db, self._turn = _connect(self._path), None
 
     def close(self):
         "Fold the log into the file and let go of it"
         self._db.close()
 
 # %% ../../nbs/06_scorers/03_store.ipynb #s109
+def _stored(value, path: Path, name: str) -> float:
+    "A score as it stands in a store, if it can be one"
+    if not isinstance(value, float | int) or not 0 <= value <= 1:
+        raise InputError(f"{path}: holds a toxicity of {value!r} of {name}, which is none; `xlingtox scores forget` "
+                         "takes it away")
+    return float(value)
+
+
 @patch
 def get(self: ScoreStore, scorer: Scorer, texts: list[str], lang: str) -> tuple[np.ndarray, np.ndarray]:
     "Toxicity [n] (nan where missing), and whether each text is settled [n]: scored, or failed for good"
     toxicity, known, key = np.full(len(texts), np.nan), np.zeros(len(texts), dtype=bool), _key(scorer, lang)
     query = "SELECT toxicity FROM scores WHERE scorer = ? AND version = ? AND lang = ? AND sha256 = ?"
-    for i, text in enumerate(texts):
-        if row := self._db.execute(query, (*key, text_hash(text))).fetchone():
-            known[i] = True
-            if row[0] is not None:
-                toxicity[i] = row[0]
+    with _reading(self._path):
+        for i, text in enumerate(texts):
+            if row := self._db.execute(query, (*key, text_hash(text))).fetchone():
+                known[i] = True
+                if row[0] is not None:
+                    toxicity[i] = _stored(row[0], self._path, scorer.name)
     return toxicity, known
 
 # %% ../../nbs/06_scorers/03_store.ipynb #s112
@@ -104,7 +150,7 @@ def _rows(key: tuple[str, str, str], texts: list[str], toxicity, reasons) -> lis
 @patch
 def _insert(self: ScoreStore, rows: list[tuple]):
     "Insert rows in one transaction; a score that is there stays"
-    with self._db:
+    with _reading(self._path), self._db:
         self._db.executemany(
             """INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE
                SET toxicity = excluded.toxicity, reason = excluded.reason WHERE scores.toxicity IS NULL""", rows)
@@ -128,7 +174,26 @@ def table(self: ScoreStore) -> pd.DataFrame:
     "Everything stored: `scorer version lang sha256 toxicity reason`, the hash in hexadecimal"
     query = """SELECT scorer, version, lang, lower(hex(sha256)) AS sha256, toxicity, reason FROM scores
                ORDER BY 1, 2, 3, 4"""
-    return pd.read_sql_query(query, self._db).astype({"toxicity": float})
+    with _reading(self._path):
+        rows = self._db.execute(query).fetchall()
+    rows = [(*row[:4], None if row[4] is None else _stored(row[4], self._path, row[0]), row[5]) for row in rows]
+    columns = ["scorer", "version", "lang", "sha256", "toxicity", "reason"]
+    return pd.DataFrame(rows, columns=columns).astype({"toxicity": float})
+
+# %% ../../nbs/06_scorers/03_store.ipynb #58ccd7e8
+@patch
+def forget(
+    self: ScoreStore,
+    scorer: str | None = None,  # name; None: of all scorers
+    lang: str | None = None,  # None: in all languages
+) -> int:
+    "Take failures away, and values that are no scores; how many"
+    where, given = "(toxicity IS NULL OR typeof(toxicity) != 'real' OR toxicity NOT BETWEEN 0 AND 1)", []
+    for column, value in (("scorer", scorer), ("lang", lang)):
+        if value is not None:
+            where, given = f"{where} AND {column} = ?", [*given, value]
+    with _reading(self._path), self._db:
+        return self._db.execute(f"DELETE FROM scores WHERE {where}", given).rowcount
 
 # %% ../../nbs/06_scorers/03_store.ipynb #s124
 @patch
@@ -156,9 +221,11 @@ def _distinct(texts: list[str]) -> tuple[list[str], np.ndarray]:
 def _in_batches(self: ScoreStore, scorer: Scorer, texts: list[str], lang: str, batch_size: int) -> Iterator[tuple]:
     "Places and toxicity of the texts, batch by batch, each batch stored when it comes out"
     for start in range(0, len(texts), batch_size):
-        ask = texts[start:start + batch_size]
-        toxicity, reasons = assess(scorer, ask, lang)
+        ask, wrong = texts[start:start + batch_size], []
+        toxicity, reasons = assess(scorer, ask, lang, wrong)
         self.put(scorer, ask, lang, toxicity, reasons)
+        if wrong:
+            raise InputError(wrong[0])
         yield np.arange(start, start + len(ask)), toxicity
 
 # %% ../../nbs/06_scorers/03_store.ipynb #s132
@@ -175,18 +242,93 @@ def _by_version(version: str, answers: list) -> dict[str, list[tuple[int, float,
 @patch
 def _keep(self: ScoreStore, scorer: Scorer, texts: list[str], lang: str, answers: list):
     "Store answers as they came in, and the other scores that came with them"
-    _in_range(scorer, np.array([value for a in answers for value in (a.toxicity, *a.others.values())], dtype=float))
-    for version, found in _by_version(str(getattr(scorer, "version", "")), answers).items():
+    wrong = [a for a in answers if any(not (math.isnan(v) or 0 <= v <= 1) for v in (a.toxicity, *a.others.values()))]
+    good = [a for a in answers if a not in wrong]
+    for version, found in _by_version(str(getattr(scorer, "version", "")), good).items() if good else ():
         places, values, reasons = zip(*found, strict=True)
         self._insert(_rows((scorer.name, version, lang), [texts[i] for i in places], values, reasons))
+    if wrong:
+        _in_range(scorer, np.array([wrong[0].toxicity, *wrong[0].others.values()]), lang, wrong[0].place)
+
+# %% ../../nbs/06_scorers/03_store.ipynb #4c3aefab
+class _Turn:
+    "A process at work on a store: its name, and a lock that ends with it"
+
+    def __init__(self, store: Path):
+        self.name, self.store = uuid.uuid4().hex, store
+        self.file = open(self._path(self.name), "w")
+        _lock(self.file)
+
+    def _path(self, name: str) -> Path:
+        return self.store.with_name(f".{self.store.name}.{name}")
+
+    def is_over(self, name: str) -> bool:
+        "Whether the process of a name has ended"
+        try:
+            with open(self._path(name)) as f:
+                return name != self.name and _lock(f, wait=False)
+        except FileNotFoundError:
+            return True
+
+    def end(self, name: str | None = None):
+        self._path(name or self.name).unlink(missing_ok=True)
+        if name is None:
+            self.file.close()
+
+# %% ../../nbs/06_scorers/03_store.ipynb #0425bb03
+@patch
+def _claim(self: ScoreStore, key: tuple[str, str, str], hashes: list[bytes]) -> tuple[list[int], list[int]]:
+    "Places of the texts that are now this process's to ask for, and of those that are stored or another's"
+    mine, others, same = [], [], "scorer = ? AND version = ? AND lang = ? AND sha256 = ?"
+    with _reading(self._path), self._db:
+        self._db.execute("BEGIN IMMEDIATE")
+        for (owner,) in self._db.execute("SELECT DISTINCT owner FROM asked").fetchall():
+            if self._turn.is_over(owner):
+                self._db.execute("DELETE FROM asked WHERE owner = ?", (owner,))
+                self._turn.end(owner)
+        for place, sha in enumerate(hashes):
+            taken = [self._db.execute(f"SELECT 1 FROM {table} WHERE {same}", (*key, sha)).fetchone()
+                     for table in ("scores", "asked")]
+            (others if any(taken) else mine).append(place)
+        rows = [(*key, hashes[place], self._turn.name) for place in mine]
+        self._db.executemany("INSERT INTO asked VALUES (?, ?, ?, ?, ?)", rows)
+    return mine, others
+
+
+@patch
+def _let_go(self: ScoreStore):
+    "This process asks for nothing any more"
+    with _reading(self._path), self._db:
+        self._db.execute("DELETE FROM asked WHERE owner = ?", (self._turn.name,))
 
 # %% ../../nbs/06_scorers/03_store.ipynb #s138
 @patch
-def _as_they_come(self: ScoreStore, scorer: Scorer, texts: list[str], lang: str) -> Iterator[tuple]:
-    "Places and toxicity of the texts that a scorer with `stream` has judged, each stored when it comes out"
+def _mine(self: ScoreStore, scorer: Scorer, texts: list[str], lang: str) -> Iterator[tuple]:
+    "Places and toxicity of texts that this process has claimed, each stored when it comes out"
     for answers in scorer.stream(texts, lang):
         self._keep(scorer, texts, lang, answers)
         yield np.array([a.place for a in answers], dtype=int), [a.toxicity for a in answers]
+
+
+@patch
+def _as_they_come(self: ScoreStore, scorer: Scorer, texts: list[str], lang: str) -> Iterator[tuple]:
+    "Places and toxicity of the texts that a scorer with `stream` has judged, here or in another process"
+    left, self._turn = np.arange(len(texts)), _Turn(self._path)
+    try:
+        while len(left):
+            mine, others = self._claim(_key(scorer, lang), [text_hash(texts[i]) for i in left])
+            for places, toxicity in self._mine(scorer, [texts[left[i]] for i in mine], lang) if mine else ():
+                yield left[mine][places], toxicity
+            self._let_go()
+            left = left[others]
+            toxicity, known = self.get(scorer, [texts[i] for i in left], lang)
+            yield left[known], toxicity[known]
+            left = left[~known]
+            if len(left) and not mine:
+                time.sleep(0.1)  # another process is at work on them
+    finally:
+        self._let_go()
+        self._turn.end()
 
 # %% ../../nbs/06_scorers/03_store.ipynb #s141
 @patch

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..claims import LEVEL, verdict, with_interval
-from ..compare import compare_stacked, stack_variants
+from ..compare import compare_stacked, stack_variants, why_untold
 from ...stats import holm, resample_counts
 
 # %% ../../../nbs/09_papers/05_li2024/07_activations.ipynb #m128
@@ -120,6 +120,8 @@ def judge_l12(
     Fails: one language is not active or does not fall, or random neurons are as active or fall as much.
     """
     rows, mean, random = languages_and_means(data)
+    if why := why_untold(rows, of="activations"):
+        return verdict("L12", name, None, f"cannot tell: {why}", published, n=len(rows))
     active, lower = rows["before"] > 0, rows["decrease"] > 0
     falls = bool(lower.all() and mean["decrease_low"] > 0)
     more = None if control is None else bool((control["low"] > 0).all())

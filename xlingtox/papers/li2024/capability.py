@@ -12,7 +12,7 @@ import pandas as pd
 
 from ... import stats
 from ..claims import LEVEL, verdict, with_interval
-from ..compare import compare_stacked, stack_variants
+from ..compare import compare_stacked, stack_variants, why_untold
 from ..figures import order_languages
 
 # %% ../../../nbs/09_papers/05_li2024/02_capability.ipynb #c005
@@ -114,6 +114,8 @@ def judge_l7(
     Holds: for every task the 90% interval of the average change lies within 5 points either way.
     Fails: for one task the 95% interval lies beyond 5 points.
     """
+    if why := why_untold(data, of="answers"):
+        return verdict("L7", name, None, f"cannot tell: {why}", "little degradation; some languages gain slightly")
     mean = data[data["lang"] == "mean"].set_index("task")
     guessing = mean.index[mean["before_low"] <= mean["chance"]].tolist()
     kept = mean.drop(index=guessing)

@@ -17,7 +17,7 @@ import pandas as pd
 
 from ... import stats
 from ..claims import LEVEL, verdict, with_interval
-from ..compare import MEASURES, compare, compare_stacked, mixed_change, stack_variants
+from ..compare import MEASURES, compare, compare_stacked, mixed_change, stack_variants, why_untold
 
 # %% ../../../nbs/09_papers/05_li2024/01_fluency.ipynb #c005
 LIMIT = 1e4  # from the released code; the paper does not name it
@@ -70,7 +70,9 @@ def perplexity_change(
     for column, of in {"change": "decrease", "change_low": "decrease_high", "change_high": "decrease_low"}.items():
         data[column] = 100 * np.expm1(-data[of])
     logs = texts.groupby(["lang", "state"])["log"].agg(np.array)
-    data["shared_area"] = pd.Series({lang: shared_area(logs[lang, "before"], logs[lang, "after"]) for lang in langs})
+    both = [lang for lang in langs if {(lang, "before"), (lang, "after")} <= set(logs.index)]
+    areas = {lang: shared_area(logs[lang, "before"], logs[lang, "after"]) for lang in both}
+    data["shared_area"] = pd.Series(areas, dtype=float)
     spread = perplexity_spread(texts)
     for state in ("before", "after"):
         data[f"median_{state}"] = spread.xs(state, level="state")[0.5]
@@ -156,13 +158,16 @@ def judge_l4(
     Holds: in each model the prompts' medians rise on average, and each language shares half of its area or more.
     Fails: a model's rise may be 0, or in one language less than half of the area is shared.
     """
+    said = f"perplexity rises, distributions largely overlap, most between {LOW} and {HIGH}"
+    untold = {model: why for model, of in found.items() if (why := why_untold(of[0], of="perplexities"))}
+    if untold:
+        return verdict("L4", name, None, "cannot tell: " + "; ".join(f"{m}: {why}" for m, why in untold.items()), said)
     holds = all(rises(*of) and not parted(of[0]) for of in found.values())
     least = min((data.loc["mean"] for data, _ in found.values()), key=lambda mean: mean["change_low"])
     named = {f"{model}: " if len(found) > 1 else "": of for model, of in found.items()}
     detail = [f"{model}{_l4_detail(*of, rises(*of), parted(of[0]))}" for model, of in named.items()]
     where = ", of the model where it rises least" if len(found) > 1 else ""
     detail.append(f"Interval: average change in %{where}.")
-    said = f"perplexity rises, distributions largely overlap, most between {LOW} and {HIGH}"
     came_out = "; ".join(f"{model}{_l4_said(of[0])}" for model, of in named.items())
     return verdict("L4", name, holds, came_out, said,
                    (least["change_low"], least["change_high"]), max(len(of[0]) - 1 for of in found.values()),
@@ -217,6 +222,8 @@ def order_p(
     "Do values rise with the rate? An exact test over the orders of the models"
     from scipy.stats import rankdata
 
+    if not np.isfinite(values).all():
+        return np.nan, np.nan
     places = rankdata(values)
     orders = np.array(list(permutations(places)))
     rates = np.arange(len(values)) - (len(values) - 1) / 2
@@ -284,6 +291,8 @@ def judge_l6(
     Holds: over the tuned models, one a rate, EMT falls and perplexity rises in order (exact p below 0.05 each).
     Fails: one of the two is not in the order of the rates.
     """
+    if why := why_untold(data):
+        return verdict("L6", name, None, f"cannot tell: {why}", f"over {rates} toxicity falls and perplexity rises")
     average = data[(data["lang"] == "mean") & (data["metric"] == "emt")].set_index("rate")["after"]
     holds = bool((trends["p"] < LEVEL).all()) if len(average) > 3 else None
     said = [

@@ -88,7 +88,8 @@ def judge_l8(
     trained, others = _trained_and_others(separation)
     above = (others["p_holm"] < LEVEL) & (others["auc"] > 0.5)
     separates = bool(trained["auc"] >= SEPARATES and trained["low"] > 0.5)
-    holds = False if not separates or not above.all() else True if len(others) else None
+    told = len(others) and np.isfinite(trained["auc"])
+    holds = bool(separates and above.all()) if told else None
     return verdict("L8", name, holds, _said_of_probe(trained, others, above), published,
                    (trained["low"], trained["high"]), len(separation),
                    _detail_of_probe(trained, others, above, separates))

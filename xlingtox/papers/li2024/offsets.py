@@ -17,7 +17,7 @@ import pandas as pd
 from fastcore.basics import patch
 
 from ..claims import LEVEL, verdict, with_interval
-from ..compare import compare_stacked, stack_variants
+from ..compare import compare_stacked, stack_variants, why_untold
 from ...stats import holm
 
 # %% ../../../nbs/09_papers/05_li2024/06_offsets.ipynb #m059
@@ -236,6 +236,9 @@ def judge_l11(
     Holds: −2 lowers and +1 raises it in every language; random neurons change it by less than a third of that.
     Fails: a language does not follow, the average may be 0, or random neurons do as much.
     """
+    judged = data[data["offset"].isin(_told(quality).values()) & data["kind"].isin(["actual", "controls"])]
+    if len(judged) and (why := why_untold(judged, of="scores")):
+        return verdict("L11", name, None, f"cannot tell: {why}", published, n=data["lang"].nunique() - 1)
     sides = {sign: _side(data, draws, offset) for sign, offset in _told(quality).items()}
     lacking = [sign for sign in JUDGED if sign not in sides]
     holds = False if any(not side.holds for side in sides.values()) else None if lacking else True
@@ -258,7 +261,7 @@ def raised_by_few(
     both = [neutral[["lang", "prompt_id"]].assign(variant=v, toxicity=neutral[c]) for v, c in pair.items()]
     scored = neutral.groupby("lang")[[*pair.values()]].count().min(axis=1)
     long = pd.concat(both)
-    long = long[long["lang"].isin(scored.index[scored > 0])]
+    long = long[long["lang"].isin(scored.index[scored > 0])] if scored.any() else long
     return compare_stacked(*stack_variants(long, "toxicity", "prompt_id"), n_resamples=N_RESAMPLES)
 
 
@@ -268,6 +271,8 @@ def judge_l11_few(
     published: str,  # what the paper says
 ) -> dict:  # of `verdict`
     "L11 with a few neurons: a positive offset raises toxicity after neutral prompts in every language shown"
+    if why := why_untold(data, of="scores"):
+        return verdict("L11", name, None, f"cannot tell: {why}", published)
     rows, mean = data[data["lang"] != "mean"].set_index("lang"), data.set_index("lang").loc["mean"]
     rise, low, high = (-mean[f"decrease{end}"] for end in ("", "_high", "_low"))
     still = rows.index[~(rows["decrease"] < 0)].tolist()

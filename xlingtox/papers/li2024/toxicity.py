@@ -17,7 +17,7 @@ from ... import stats
 from ...models.registry import published_role
 from ..claims import LEVEL, verdict, with_interval
 from ..compare import (MEASURES, compare, compare_over_languages, compare_stacked, mixed_change,
-                                     stack_variants)
+                                     stack_variants, why_untold)
 from ..published import published
 
 # %% ../../../nbs/09_papers/05_li2024/00_toxicity.ipynb #c005
@@ -108,6 +108,8 @@ def judge_l1(
     Holds: all three are lower in every language, and the interval of each average decrease lies above 0.
     Fails: one metric does not fall in one language, or its average decrease may be 0.
     """
+    if why := why_untold(data, of="scores"):
+        return verdict("L1", name, None, f"cannot tell: {why}", _l1_published(facts), n=data["lang"].nunique() - 1)
     judged = {metric: _falls_everywhere(data, metric) for metric in MEASURES}
     holds = all(ok for ok, _ in judged.values())
     also = "".join(f"; {text.split()[0]} {text.split('; ')[-1]}".rstrip(".")
@@ -198,13 +200,19 @@ _HOW = "both with its bootstrap interval and, where seeds vary, in a mixed model
 def judge_l2(
     data: pd.DataFrame,  # of `with_direction`: `role metric falls`
     name: str,  # the exhibit
+    n_langs: int | None = None,  # over which the averages go, where known
 ) -> dict:
     """L2: English-only DPO lowers toxicity in every model family
 
     Holds: all three metrics fall in every model, in the bootstrap and in the mixed model; two families or more.
     Fails: in one model the fall of one metric may be 0.
     """
-    toxic = data[data["metric"].isin(MEASURES)]
+    toxic, published = data[data["metric"].isin(MEASURES)], "lower in mGPT, BLOOM, Llama and Aya-23"
+    if len(lost := toxic[toxic.get("decrease", toxic["falls"]).isna()]):
+        why = f"scores are missing of {', '.join(MODELS[role][0] for role in lost['role'].unique())}"
+        return verdict("L2", name, None, f"cannot tell: {why}", published)
+    if n_langs == 1:
+        return verdict("L2", name, None, "cannot tell: it takes two languages or more", published)
     lower = toxic.groupby(toxic["role"].map(lambda role: MODELS[role][1]), sort=False)["falls"].all()
     said = [f"{f}: {'' if ok else 'not all of '}EMT, ToxProb and AvgTox lower" for f, ok in lower.items()]
     detail = f"Lower means below the value before, {_HOW}"
@@ -213,8 +221,8 @@ def judge_l2(
     if not lower.all():
         detail += (" A family that does not fall may share too little between its languages, or its adapter may "
                    "have been trained too little.")
-    return verdict("L2", name, bool(lower.all()) if len(lower) > 1 else None, "; ".join(said),
-                   "lower in mGPT, BLOOM, Llama and Aya-23", n=len(lower), detail=detail)
+    return verdict("L2", name, bool(lower.all()) if len(lower) > 1 else None, "; ".join(said), published,
+                   n=len(lower), detail=detail)
 
 # %% ../../../nbs/09_papers/05_li2024/00_toxicity.ipynb #c045
 def judge_l5(
@@ -228,6 +236,9 @@ def judge_l5(
     Fails: in one model the fall of one of them may be 0.
     """
     dist = data[data["metric"].isin(("dist1", "dist2", "dist3"))]
+    if dist["decrease"].isna().any() or n_langs < 2 or dist.empty:
+        why = "it takes two languages or more" if n_langs < 2 else "the diversity of some texts is missing"
+        return verdict("L5", name, None, f"cannot tell: {why}", "Dist-1, Dist-2 and Dist-3 fall", n=n_langs)
     least = dist.loc[dist["decrease_low"].idxmin()]
     changes = lambda of: ", ".join(f"{TITLES[r.metric]} {-r.percent:+z.1f}%" for r in of.itertuples())  # noqa: E731
     said = [f"{MODELS[published_role(role)][0]}: {changes(of)}" for role, of in dist.groupby("role", sort=False)]
@@ -332,6 +343,8 @@ def judge_l3(
     Holds: QLoRA leaves more of all three metrics on average, with intervals above 0 and p < 0.05 (Holm).
     Fails: for one metric the difference may be 0 or goes the other way.
     """
+    if why := why_untold(data, of="scores"):
+        return verdict("L3", name, None, f"cannot tell: {why}", "QLoRA remains more toxic than full tuning")
     mean, mean_gap = _means(data, ["metric", "tuning"]), _means(gap, "metric")
     holds, row = bool(((mean_gap["gap_low"] > 0) & (mean_gap["p_holm"] < LEVEL)).all()), mean_gap.loc["emt"]
     return verdict(

@@ -179,6 +179,8 @@ def judge_contrasts(
     if len(unknown) or found.empty:
         why = "; ".join(f"{r.role}: {r.method} less {r.than}: {r.note}" for r in unknown.itertuples())
         return verdict(claim, name, None, f"cannot tell: {why or 'nothing to compare'}", said)
+    if found["n_langs"].min() < 2:
+        return verdict(claim, name, None, "cannot tell: it takes two languages or more", said)
     is_settled = settled(found, lower)
     worst = found.loc[found["high"].idxmax() if lower else found["low"].idxmin()]
     p = holm(found["p_lower" if lower else "p_higher"])
