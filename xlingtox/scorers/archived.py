@@ -48,7 +48,7 @@ def contents(folder: str | Path) -> list[dict]:
         isinstance(c, dict) and isinstance(c.get("scorer"), str) and isinstance(c.get("version"), str)
         and isinstance(c.get("languages"), list) and all(isinstance(code, str) for code in c["languages"])
         for c in scorers)
-    if not fits:
+    if scorers is None or not fits:
         raise InputError(f"{folder}/archive.json: does not say which scorers the archive holds")
     return scorers
 

@@ -112,7 +112,8 @@ class ScoreStore:
         path: str | Path,  # SQLite file, created if absent; on a local disk
     ):
         self._path = Path(path)
-        self._db, self._turn = _connect(self._path), None
+        self._db = _connect(self._path)
+        self._turn: _Turn | None = None  # of the texts that this process asks for
 
     def close(self):
         "Fold the log into the file and let go of it"
