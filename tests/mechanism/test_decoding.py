@@ -7,6 +7,7 @@ import pytest
 import torch
 from xlingtox import babel, generation, metrics
 from xlingtox.core import InputError
+from xlingtox.generation.tokens import whole_letters
 from xlingtox.mechanism.decoding import TOXICITY, debiased, dexperts, self_debiasing
 from xlingtox.metrics.fluency import context_and_target
 
@@ -52,7 +53,7 @@ def by_hand(ensemble, tokenizer, text, n, prefixes=()):
         new.append(int(ensemble.combine(found).argmax()))
         if new[-1] == tokenizer.eos_token_id:
             break
-    return tokenizer.decode(new, skip_special_tokens=True)
+    return whole_letters(tokenizer.decode(new, skip_special_tokens=True))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
