@@ -169,7 +169,7 @@ def test_disk_full(tmp_path):
     store, scorer = ScoreStore(tmp_path / "s.sqlite"), Logged(tmp_path / "log")
     store.put(scorer, TEXTS[:10], "en", np.full(10, 0.5))
     store._db.execute("PRAGMA max_page_count = 8")
-    with pytest.raises(sqlite3.OperationalError, match="full"):
+    with pytest.raises(OSError, match="No space left on device"):
         store.score(scorer, TEXTS, "en")
     store.close()
     assert len(ScoreStore(tmp_path / "s.sqlite").table()) == 10
@@ -200,7 +200,8 @@ def test_a_broken_scorer_is_refused(tmp_path, answer, message):
     store = ScoreStore(tmp_path / "s.sqlite")
     with pytest.raises(InputError, match=message):
         store.score(Broken("log"), ["a", "b", "c"], "en")
-    assert store.table().empty
+    good = [x for x in answer if 0 <= x <= 1] if np.shape(answer) == (3,) else []
+    assert sorted(store.table()["toxicity"]) == sorted(good), "what came with a bad score is kept"
 
 
 class Flaky:
@@ -334,19 +335,19 @@ def test_load_scorer(tmp_path):
     table.assign(severity=2).to_csv(tmp_path / "much.csv", index=False)
     for spec, message in [("lexicon:none.csv", "no such file"), (f"lexicon:{tmp_path}/short.csv", "short.csv: lacks the columns severity"),
                           (f"lexicon:{tmp_path}/odd.csv", "severity of child is nan"), (f"lexicon:{tmp_path}/much.csv", "villain is 2"),
-                          ("oracle:x", "kinds lexicon, ngram"), ("lexicon", "kinds lexicon, ngram"), (f"ngram:{tmp_path}", "no such file")]:
+                          ("oracle:x", "kinds lexicon, ngram"), ("lexicon", "needs to be told more"), (f"ngram:{tmp_path}", "no such file")]:
         with pytest.raises(InputError, match=message):
             load_scorer(spec)
 
 
 @pytest.mark.parametrize("spec, message", [
-    ("oracle:x", "unknown scorer 'oracle:x'; give KIND:WHERE with one of the kinds lexicon, ngram"), ("lexicon", "unknown scorer 'lexicon'"),
+    ("oracle:x", "unknown scorer 'oracle:x'; give KIND:WHERE with one of the kinds lexicon, ngram"), ("lexicon", "needs to be told more after a colon"),
     ("lexicon:none.csv", "scorer: no such file or folder: none.csv"), ("ngram:none", "no such file or folder: none"),
     ("archive:none#x", "no such file or folder: none"), ("classifier:/none", "no such file or folder: /none"),
     ("classifier:textdetox/xlmr-large-toxicity-classifier", "does not support fr; it supports am ar de"),
     ("classifier:someone/some-model", "name the commit to take, classifier:someone/some-model@COMMIT"),
     ("classifier:someone/some-model@main", "a branch or a tag can move"),
-    ("noisy:oracle:x", "unknown scorer 'oracle:x'"), ("biased:lexicon", "unknown scorer 'lexicon'"), ("noisy:", "unknown scorer 'noisy:'")])
+    ("noisy:oracle:x", "unknown scorer 'oracle:x'"), ("biased:lexicon", "lexicon needs to be told more"), ("noisy:", "noisy needs to be told more")])
 def test_a_spec_is_checked_before_anything_is_computed(spec, message):
     with pytest.raises(InputError, match=message):
         check_spec(spec, ["en", "fr"])
