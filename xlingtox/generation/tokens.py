@@ -46,7 +46,8 @@ _SENTINEL = re.compile(r"▁?<extra_id_\d+>")
 def mark_ids(tokenizer) -> frozenset[int]:
     "Ids of the tokens that are no text: the special ones, and sentinels"
     sentinels = [i for token, i in tokenizer.get_vocab().items() if _SENTINEL.fullmatch(token)]
-    return frozenset([*tokenizer.all_special_ids, *sentinels])
+    added = [i for i, token in tokenizer.added_tokens_decoder.items() if token.special]
+    return frozenset([*tokenizer.all_special_ids, *added, *sentinels])
 
 # %% ../../nbs/04_generation/00_tokens.ipynb #4882c06c
 def whole_letters(text: str) -> str:
