@@ -80,7 +80,7 @@ def test_only_what_is_asked_for_is_kept(toy_model, toy_tokenizer, prompts):
             model(ids)
     assert [tuple(s.shape) for s in steps] == [(2, 4)] * 3
     alone = np.concatenate([activations(model, toy_tokenizer, prompts, SITES.iloc[[i]], max_new_tokens=4) for i in range(4)], axis=1)
-    np.testing.assert_allclose(activations(model, toy_tokenizer, prompts, SITES, max_new_tokens=4), alone, atol=1e-5)
+    np.testing.assert_allclose(activations(model, toy_tokenizer, prompts, SITES, max_new_tokens=4), alone, atol=1e-6)
 
 
 def test_hooks_go_when_the_model_raises(toy_model, toy_tokenizer, prompts, monkeypatch):

@@ -57,18 +57,20 @@ def _next_at(
 # %% ../../nbs/06_scorers/04_quota.ipynb #a008
 @patch
 @contextlib.contextmanager
-def _together(self: Quota, now: float):
-    "Hold the quota, with what other processes have sent"
+def _together(self: Quota, now: float | None = None):
+    "Hold the quota, with what other processes have sent; the time at which it is held"
     with self._lock, contextlib.ExitStack() as stack:
         if self.file:
-            self._sent.clear()
             f = stack.enter_context(open(self.file, "a+b"))
             _lock(f)
+        now = time.monotonic() if now is None else now
+        if self.file:
+            self._sent.clear()
             f.seek(0)
             due, *sent = np.frombuffer(content) if (content := f.read()) and len(content) % 8 == 0 else [-math.inf]
             self._due = due if due <= now + 2 * self._interval else -math.inf
             self._sent.extend(t for t in sent if t <= now)
-        yield
+        yield now
         if self.file:
             f.truncate(0)
             f.write(np.array([self._due, *self._sent]).tobytes())
@@ -78,10 +80,10 @@ def _together(self: Quota, now: float):
 @patch
 def take(
     self: Quota,
-    now: float,  # seconds on a clock that never goes back
+    now: float | None = None,  # seconds on a clock that never goes back; None: the machine's, at this request's turn
 ) -> float:  # seconds to wait before asking again; 0: send
     "Leave to send a request now"
-    with self._together(now):
+    with self._together(now) as now:
         due = _next_at(self._sent, self._window, self._due)
         if now < due:
             return due - now

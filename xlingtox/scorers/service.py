@@ -290,7 +290,7 @@ LONG_WAIT = 30.0  # seconds
 async def _leave(self: Service):
     "Wait until the quota has room"
     said = False
-    while wait := self.quota.take(time.monotonic()):
+    while wait := self.quota.take():
         if wait > LONG_WAIT and not said:
             print(f"{self.name}: the next request may go in {wait:.0f} s, at {self.quota.qps:g} requests a second",
                   file=sys.stderr)
@@ -299,11 +299,21 @@ async def _leave(self: Service):
 
 
 @patch
+async def ready(self: _Call):
+    "Open what the next request needs; the library loads a part of itself with its first connection"
+    import anyio
+
+    await anyio.sleep(0)
+    self.resting.append(await self.connection())
+
+
+@patch
 async def _ask_all(self: Service, texts, body, read, tell):
     "Send every request when the quota has room; an answer goes to `tell`"
     call = _Call(self, texts, body, read, tell)
     async with call.clients, asyncio.TaskGroup() as group:
         while call.left and (item := await call.upcoming()):
+            await call.ready()
             await self._leave()
             group.create_task(call.send(*item))
             await asyncio.sleep(0)  # one request a round: a slow machine falls behind its quota and not into timeouts
