@@ -65,15 +65,14 @@ def is_empty(
     return np.array([not text.strip() for text in texts], dtype=bool)
 
 # %% ../../nbs/04_generation/03_completions.ipynb #a4390208
-_RESERVED = re.compile(r"▁?(<unused_?\d+>|\[unused\d+\]|<extra_id_\d+>|<(start|end)_of_\w+>|<\|.*\|>|<reserved.*>|"
+_RESERVED = re.compile(r"▁?(<unused_?\d+>|\[unused\d+\]|<(start|end)_of_\w+>|<\|.*\|>|<reserved.*>|"
                        r"\[multimodal\])")
 
 
 def special_ids(tokenizer) -> frozenset[int]:
     "Ids of the tokens that the tokenizer calls special or its makers reserved, but for the end of a text and padding"
-    added = {i for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items() if token.special}
     reserved = {i for token, i in tokenizer.get_vocab().items() if _RESERVED.fullmatch(token)}
-    return frozenset({*tokenizer.all_special_ids, *added, *reserved} - {tokenizer.eos_token_id, tokenizer.pad_token_id})
+    return frozenset({*mark_ids(tokenizer), *reserved} - {tokenizer.eos_token_id, tokenizer.pad_token_id})
 
 # %% ../../nbs/04_generation/03_completions.ipynb #b027
 def _sampled(model, tokenizer, rows: list[list[int]], keys: list[tuple], how: Decoding, seed: int) -> list[list[int]]:

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from .commands import JsonOption, _check_out, _show, _TableOption, _write
+from .commands import JsonOption, _show, _TableOption
 
 # %% ../../nbs/11_runs/10_score_commands.ipynb #ea57b6fd
 scoring = typer.Typer(rich_markup_mode=None)
@@ -47,8 +47,10 @@ def compare(
     as_json: JsonOption = False,
 ):
     "Say whether B is less toxic than A on the same prompts, with intervals over prompts and Holm's correction."
+    from xlingtox.runs.tables import check_out
+
     if out:
-        _check_out(out, a, PICTURES)
+        check_out(out, a, PICTURES)
     from xlingtox.papers.sides import compare_sides, draw_sides, read_side, remarks_on, shown_sides
 
     (side_a, judged_a), (side_b, judged_b) = read_side(a), read_side(b)
@@ -79,7 +81,9 @@ def bridge_fit(
     as_json: JsonOption = False,
 ):
     "Learn a bridge from texts that two scorers have scored, and say how good it is."
-    _check_out(out, reference, (".json",))
+    from xlingtox.runs.tables import check_out
+
+    check_out(out, reference, (".json",))
     from xlingtox.scorers.bridge import bridge_table, fit_bridge, pair_texts
     from xlingtox.scorers.crossing import read_sides, save_bridge
 
@@ -107,7 +111,9 @@ def bridge_cross(
     as_json: JsonOption = False,
 ):
     "Turn a substitute's scores into what the reference might have said; what is refused is missing."
-    _check_out(out, in_)
+    from xlingtox.runs.tables import check_out, write_out
+
+    check_out(out, in_)
     from xlingtox.data.files import read_file
     from xlingtox.metrics.bridged import bridged_summary
     from xlingtox.scorers.crossing import cross, load_bridge
@@ -115,7 +121,7 @@ def bridge_cross(
     known, scores = load_bridge(bridge), read_file(in_, "scores")
     table, refused = cross(known, scores)
     summary = bridged_summary(known, scores)
-    _write(table, out)
+    write_out(table, out)
     _show(summary, as_json, _levels_shown(summary), float_format="%.3f")
     for (model, lang), why in refused.items():
         print(f"{model} {lang}: missing, {why}", file=sys.stderr)

@@ -27,10 +27,10 @@ def check_writable(out: Path, option: str = "--out"):
         raise InputError(f"{option} {out}: cannot be written ({e.strerror})") from None
 
 
-def check_out(out: Path, read: Path | str):
-    "A table must have a known suffix and a folder to go to, and must not replace what it is made from"
-    if out.suffix not in SUFFIXES:
-        raise InputError(f"--out {out}: unknown kind of file; use {', '.join(SUFFIXES)}")
+def check_out(out: Path, read: Path | str, suffixes: tuple[str, ...] = SUFFIXES):
+    "A file must have a known suffix and a folder to go to, and must not replace what it is made from"
+    if out.suffix not in suffixes:
+        raise InputError(f"--out {out}: unknown kind of file; use {', '.join(suffixes)}")
     if not out.resolve().parent.is_dir():
         raise InputError(f"--out {out}: no such folder")
     if out.is_dir() or out.resolve() == Path(read).resolve():

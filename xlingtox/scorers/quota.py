@@ -23,7 +23,7 @@ from ..core import InputError, cache_dir
 from ..locks import _lock
 
 # %% ../../nbs/06_scorers/04_quota.ipynb #c005
-MARGIN, CATCH_UP = 0.02, 0.1  # share of the quota that is left unused; seconds
+MARGIN, CATCH_UP = 0.02, 0.05  # share of the quota that is left unused; seconds
 LEAST = 0.001  # requests a second: one in a quarter of an hour
 
 
@@ -86,7 +86,7 @@ def take(
     with self._together(now) as now:
         due = _next_at(self._sent, self._window, self._due)
         if now < due:
-            return due - now
+            return float(due - now)
         self._sent.append(now)
         self._due = max(self._due, now - CATCH_UP) + self._interval
         return 0.0
