@@ -134,21 +134,22 @@ def test_another_model_in_between_is_noticed(tmp_path, capsys):
     say = Moderation()
 
     def change(body):
-        say.model = "omni-2026" if len(server.seen) == 2 else "omni-2024"
+        say.model = "omni-2026" if len(server.seen) == 3 else "omni-2024"
         return say(body)
 
     with Served(change) as server:
         store = ScoreStore(tmp_path / "s.sqlite")
+        store.score(moderation(server), ["x"], "en")
         np.testing.assert_allclose(store.score(moderation(server), ["ab", "abcd", "abcdef"], "en"), [0.1, 0.2, 0.3])
-        assert len(server.seen) == 4 and "1 texts of this table are asked for again" in capsys.readouterr().err
+        assert len(server.seen) == 5 and "1 texts of this table are asked for again" in capsys.readouterr().err
 
 
 def test_two_at_work_ask_once_before_either_knows_the_model(tmp_path):
-    texts, stores = [f"text {i}"[:5 + i] for i in range(8)], [ScoreStore(tmp_path / "s.sqlite") for _ in range(2)]
+    texts, stores = [f"text {i}" for i in range(8)], [ScoreStore(tmp_path / "s.sqlite") for _ in range(2)]
     with Served(Moderation()) as server:
         stores[0]._turn = _Turn(stores[0]._path)
         scorer = moderation(server)
-        stores[0]._claim((scorer.name, scorer.version, "en"), [text_hash(t) for t in set(texts)])
+        stores[0]._claim(scorer, "en", [text_hash(t) for t in texts])
         work = stores[0]._mine(scorer, texts, "en")
         other = threading.Thread(target=lambda: ScoreStore(tmp_path / "s.sqlite").score(moderation(server), texts, "en"))
         other.start()

@@ -253,6 +253,24 @@ def _keep(self: ScoreStore, scorer: Scorer, texts: list[str], lang: str, answers
     if wrong:
         _in_range(scorer, np.array([wrong[0].toxicity, *wrong[0].others.values()]), lang, wrong[0].place)
 
+# %% ../../nbs/06_scorers/03_store.ipynb #74ac23e5
+@patch
+def _recall(self: ScoreStore, scorer: Scorer):
+    "Tell a scorer that asks a service which model answered last"
+    if not hasattr(scorer, "answered") or scorer.answered is not None:
+        return
+    self._db.execute("""CREATE TABLE IF NOT EXISTS answering (scorer TEXT NOT NULL, version TEXT NOT NULL,
+                        answered TEXT NOT NULL, PRIMARY KEY (scorer, version)) WITHOUT ROWID""")
+    query = "SELECT answered FROM answering WHERE scorer = ? AND version = ?"
+    found = self._db.execute(query, (scorer.name, scorer.version)).fetchall()
+    prefix = _answered_by(scorer.version, " ")[:-1]
+    for order in ("ASC", "DESC") if not found else ():
+        query = f"""SELECT version FROM scores WHERE scorer = ? AND version BETWEEN ? AND ?
+                    ORDER BY version {order} LIMIT 1"""
+        found += self._db.execute(query, (scorer.name, prefix, f"{prefix}\U0010ffff")).fetchall()
+    if len(names := {name.removeprefix(prefix) for name, in found}) == 1:
+        scorer.answered = names.pop()
+
 # %% ../../nbs/06_scorers/03_store.ipynb #4c3aefab
 class _Turn:
     "A process at work on a store: its name, and a lock that ends with it"
@@ -280,21 +298,18 @@ class _Turn:
 
 # %% ../../nbs/06_scorers/03_store.ipynb #0425bb03
 @patch
-def _claim(
-    self: ScoreStore,
-    key: tuple[str, str, str],  # scorer, its own version, language
-    hashes: list[bytes],
-    answered: str | None = None,  # the model that the service says has answered last
-) -> tuple[list[int], list[int]]:
+def _claim(self: ScoreStore, scorer: Scorer, lang: str, hashes: list[bytes]) -> tuple[list[int], list[int]]:
     "Places of the texts that are now this process's to ask for, and of those that are stored or another's"
     mine, others, same = [], [], "scorer = ? AND version = ? AND lang = ? AND sha256 = ?"
-    stored = (key[0], _answered_by(key[1], answered), key[2])
+    key = (scorer.name, str(getattr(scorer, "version", "")), lang)
     with _reading(self._path), self._db:
         self._db.execute("BEGIN IMMEDIATE")
         for (owner,) in self._db.execute("SELECT DISTINCT owner FROM asked").fetchall():
             if self._turn.is_over(owner):
                 self._db.execute("DELETE FROM asked WHERE owner = ?", (owner,))
                 self._turn.end(owner)
+        self._recall(scorer)  # another process may know by now which model answers
+        stored = _key(scorer, lang)
         for place, sha in enumerate(hashes):
             taken = [self._db.execute(f"SELECT 1 FROM {table} WHERE {same}", (*whose, sha)).fetchone()
                      for table, whose in (("scores", stored), ("asked", key))]
@@ -323,14 +338,12 @@ def _mine(self: ScoreStore, scorer: Scorer, texts: list[str], lang: str) -> Iter
 def _as_they_come(self: ScoreStore, scorer: Scorer, texts: list[str], lang: str) -> Iterator[tuple]:
     "Places and toxicity of the texts that a scorer with `stream` has judged, here or in another process"
     left, self._turn = np.arange(len(texts)), _Turn(self._path)
-    own = (scorer.name, str(getattr(scorer, "version", "")), lang)
     try:
         while len(left):
-            mine, others = self._claim(own, [text_hash(texts[i]) for i in left], getattr(scorer, "answered", None))
+            mine, others = self._claim(scorer, lang, [text_hash(texts[i]) for i in left])
             for places, toxicity in self._mine(scorer, [texts[left[i]] for i in mine], lang) if mine else ():
                 yield left[mine][places], toxicity
             self._let_go()
-            self._recall(scorer)  # another process may know by now which model answers
             left = left[others]
             toxicity, known = self.get(scorer, [texts[i] for i in left], lang)
             yield left[known], toxicity[known]
@@ -364,24 +377,6 @@ def _score_once(
         toxicity[unknown[places]] = values
         progress(int(repeats[unknown[places]].sum()))
     return toxicity[place]
-
-# %% ../../nbs/06_scorers/03_store.ipynb #74ac23e5
-@patch
-def _recall(self: ScoreStore, scorer: Scorer):
-    "Tell a scorer that asks a service which model answered last"
-    if not hasattr(scorer, "answered") or scorer.answered is not None:
-        return
-    self._db.execute("""CREATE TABLE IF NOT EXISTS answering (scorer TEXT NOT NULL, version TEXT NOT NULL,
-                        answered TEXT NOT NULL, PRIMARY KEY (scorer, version)) WITHOUT ROWID""")
-    query = "SELECT answered FROM answering WHERE scorer = ? AND version = ?"
-    found = self._db.execute(query, (scorer.name, scorer.version)).fetchall()
-    prefix = _answered_by(scorer.version, " ")[:-1]
-    for order in ("ASC", "DESC") if not found else ():
-        query = f"""SELECT version FROM scores WHERE scorer = ? AND version BETWEEN ? AND ?
-                    ORDER BY version {order} LIMIT 1"""
-        found += self._db.execute(query, (scorer.name, prefix, f"{prefix}\U0010ffff")).fetchall()
-    if len(names := {name.removeprefix(prefix) for name, in found}) == 1:
-        scorer.answered = names.pop()
 
 # %% ../../nbs/06_scorers/03_store.ipynb #279c9ae7
 @patch
