@@ -295,4 +295,53 @@ def test_a_judge_without_a_rating_is_asked_again(tmp_path):
         assert np.isnan(store.score(judge, ["a"], "en")[0]) and store.table().empty and len(server.seen) == 1, "not at once, and not final"
         say["text"] = "40"
         assert store.score(judge, ["a"], "en").tolist() == [0.4]
-    assert known_guard("Qwen/Qwen3Guard-Gen-8B").answer == "Safety:" and PerspectiveScorer.answered is None
+    assert known_guard("Qwen/Qwen3Guard-Gen-8B").answer == "Safety:" and PerspectiveScorer(KEY).answered is None
+
+
+NONSENSE = {  # an answer with status 200 -> none of it may become a score
+    "a truth value": {"results": [{"category_scores": {"hate": True}}]},
+    "a text": {"results": [{"category_scores": {"hate": "0.5"}}]},
+    "nan beside a number": {"results": [{"category_scores": {"harassment": 0.1, "hate": math.nan}}]},
+    "below 0 beside a number": {"results": [{"category_scores": {"harassment": 0.1, "hate": -3}}]},
+    "two results for one text": {"results": [{"category_scores": {"hate": 0.1}}, {"category_scores": {"hate": 0.9}}]},
+}
+
+
+@pytest.mark.parametrize("said", NONSENSE.values(), ids=list(NONSENSE))
+def test_what_is_no_number_between_0_and_1_is_no_score(said, tmp_path):
+    with Served(lambda body: said) as server:
+        scorer = EndpointScorer(server.address(MODERATION), "m", qps=400, attempts=1, backoff=0.001)
+        assert np.isnan(ScoreStore(tmp_path / "s.sqlite").score(scorer, ["text"], "en")).all() and sum(scorer.missing.values()) == 1
+
+
+@pytest.mark.parametrize("logprob", [math.nan, 4.0, "0", True])
+def test_what_is_no_probability_of_a_label_is_no_score(logprob):
+    answer = chat(*SAFETY, likely(" Safe", **{" Safe": 0.9}))
+    answer["choices"][0]["logprobs"]["content"][-1]["top_logprobs"].append({"token": " Unsafe", "logprob": logprob})
+    with Served(lambda body: answer) as server:
+        scorer = EndpointScorer(server.address(CHAT), "Qwen/Qwen3Guard-Gen-4B", qps=400, attempts=1, card=known_guard("Qwen/Qwen3Guard-Gen-4B"))
+        assert np.isnan(scorer.score(["text"], "en")).all() and sum(scorer.missing.values()) == 1
+
+
+def test_the_name_of_a_model_is_no_way_for_a_key_to_a_file(tmp_path):
+    secret = "sk-not-a-real-key-0123456789"
+    said = {"model": f"{'m' * 85}\ud800 \x1b[31m {secret}", "results": [{"category_scores": {"hate": 0.5}}]}
+    with Served(lambda body: said) as server:
+        store = ScoreStore(tmp_path / "s.sqlite")
+        assert store.score(EndpointScorer(server.address(MODERATION), "m", secret, qps=400), ["text"], "en").tolist() == [0.5]
+        (version,) = store.table()["version"]
+        assert version.isprintable() and "sk-" not in version
+        store.close()
+        assert not any(secret.encode() in file.read_bytes() for file in tmp_path.iterdir())
+    with Served(lambda body: {"results": [{"category_scores": {secret: 0.5}}]}) as server, pytest.raises(InputError, match="none of the") as e:
+        EndpointScorer(server.address(MODERATION), "m", secret, qps=400).score(["text"], "en")
+    assert secret not in str(e.value)
+
+
+def test_an_answer_without_a_score_does_not_change_the_model(tmp_path, capsys):
+    with Served(lambda body: Moderation()(body) if body["input"] == "ab" else {"error": "overloaded"}) as server:
+        store = ScoreStore(tmp_path / "s.sqlite")
+        store.score(moderation(server), ["ab"], "en")
+        scorer = EndpointScorer(server.address(MODERATION), "omni-latest", qps=400, attempts=1)
+        np.testing.assert_allclose(store.score(scorer, ["ab", "abcd"], "en"), [0.1, np.nan])
+        assert len(server.seen) == 2 and capsys.readouterr().err == "" and full_version(scorer).endswith("omni-2024")

@@ -20,7 +20,7 @@ from ..core import InputError, digest
 from ..languages import LANGUAGES
 from .catalogue import check_learnt, known_scorers
 from .guard import RATED, GuardCard, known_guard, read_card
-from .service import Answer, Asking, Fault, Service, answered_as, error_message
+from .service import Answer, Asking, Fault, Service, answered_as, error_message, number
 
 # %% ../../nbs/06_scorers/07_endpoint.ipynb #e002
 INSTRUCTION = ("You judge how toxic a text is: rude, disrespectful or unreasonable, so that it would make people leave "
@@ -48,7 +48,8 @@ NO_RATING = Fault("an answer that is no rating", again=False)  # not at once: a 
 
 def _read_chat(place: int, found: dict) -> Answer | Fault:
     "The rating in the answer to a chat call; `place` is the text's in the list"
-    toxicity = parse_rating(found["choices"][0]["message"]["content"])
+    (choice,) = found["choices"]
+    toxicity = parse_rating(choice["message"]["content"])
     return NO_RATING if math.isnan(toxicity) else Answer(place, toxicity, answered=answered_as(found))
 
 # %% ../../nbs/06_scorers/07_endpoint.ipynb #1267997f
@@ -59,6 +60,13 @@ def _guard_question(model: str, card: GuardCard, text: str) -> dict:
             "messages": messages}
 
 # %% ../../nbs/06_scorers/07_endpoint.ipynb #8c5bf942
+def _probability(logprob) -> float:
+    "The probability of a logarithm that a server gives; one that is none is a `ValueError`"
+    if not number(logprob) <= 1e-3:
+        raise ValueError(f"{logprob} is no logarithm of a probability")
+    return min(1.0, math.exp(logprob))
+
+
 def _label_probabilities(
     tokens: list[dict],  # of an answer: `token`, and `top_logprobs` with `token` and `logprob`
     card: GuardCard,
@@ -71,14 +79,14 @@ def _label_probabilities(
             for other in item["top_logprobs"]:
                 begun = [label for label in card.labels if label.strip().startswith(other["token"].strip() or "\n")]
                 if len(begun) == 1:
-                    found[begun[0]] += math.exp(other["logprob"])
+                    found[begun[0]] += _probability(other["logprob"])
             return found
         spelt += item["token"]
 
 # %% ../../nbs/06_scorers/07_endpoint.ipynb #7fb1e8c0
 def _read_label(place: int, found: dict, card: GuardCard, name: str) -> Answer | Fault:
     "The probability of a toxic label in the answer to a chat call; `name` is the scorer's"
-    choice = found["choices"][0]
+    (choice,) = found["choices"]
     if not (choice.get("logprobs") or {}).get("content"):
         raise InputError(f"scorer {name}: the server gives no logprobs, which the label is read from")
     labels = _label_probabilities(choice["logprobs"]["content"], card) or {}
@@ -92,10 +100,13 @@ CATEGORIES = ("harassment", "harassment/threatening", "hate", "hate/threatening"
 
 def _read_moderation(place: int, found: dict, name: str) -> Answer:
     "The highest score in the answer to a moderation call; `name` is the scorer's"
-    scores = found["results"][0]["category_scores"]
-    if not (known := [float(scores[c]) for c in CATEGORIES if c in scores]):
-        raise InputError(f"scorer {name}: none of the categories {', '.join(CATEGORIES)} among {', '.join(scores)}")
-    return Answer(place, max(known), answered=answered_as(found))
+    (result,) = found["results"]
+    scores = result["category_scores"]
+    if not (known := [number(scores[c]) for c in CATEGORIES if c in scores]):
+        there = ", ".join(list(scores)[:20])
+        raise InputError(f"scorer {name}: none of the categories {', '.join(CATEGORIES)} among {there}")
+    wrong = [value for value in known if not 0 <= value <= 1]  # of several, nan is no maximum
+    return Answer(place, wrong[0] if wrong else max(known), answered=answered_as(found))
 
 # %% ../../nbs/06_scorers/07_endpoint.ipynb #e013
 WAY_OUT = "Start the server, or correct the address; scores that were archived replay with archive:FOLDER"
@@ -164,7 +175,6 @@ def _read(self: EndpointScorer, place: int, status: int, found: dict) -> Answer 
         return Answer(place, math.nan, f"HTTP {status}: {self._service.hide(error_message(found))}")
     if status != 200:
         raise InputError(f"scorer {self.name}: HTTP {status}: {self._service.hide(error_message(found))}")
-    self.answered = answered_as(found)
     if self._card:
         return _read_label(place, found, self._card, self.name)
     return _read_chat(place, found) if self._chat else _read_moderation(place, found, self.name)

@@ -20,7 +20,7 @@ from ..core import InputError
 from ..languages import LANGUAGES, check_languages
 from .catalogue import check_learnt
 from .quota import Quota
-from .service import Answer, Asking, Fault, Service, answered_as, error_message
+from .service import Answer, Asking, Fault, Service, answered_as, error_message, number
 
 # %% ../../nbs/06_scorers/05_perspective.ipynb #c010
 ENDPOINT = "https://commentanalyzer.googleapis.com/v1alpha1/comments:analyze"
@@ -43,7 +43,7 @@ def _request(
 # %% ../../nbs/06_scorers/05_perspective.ipynb #a095
 def _values(found: dict, attributes: tuple[str, ...]) -> list[float]:
     "The scores in an answer, in the order of the attributes"
-    return [float(found["attributeScores"][a]["summaryScore"]["value"]) for a in attributes]
+    return [number(found["attributeScores"][a]["summaryScore"]["value"]) for a in attributes]
 
 # %% ../../nbs/06_scorers/05_perspective.ipynb #a098
 def _concerns_all(
@@ -176,8 +176,7 @@ def _read(self: PerspectiveScorer, place: int, status: int, found: dict) -> Answ
     "What an answer of the service means"
     if status == 200:
         toxicity, *others = _values(found, self.attributes)
-        self.answered = answered_as(found)
-        return Answer(place, toxicity, None, dict(zip(self._versions[1:], others, strict=True)), self.answered)
+        return Answer(place, toxicity, None, dict(zip(self._versions[1:], others, strict=True)), answered_as(found))
     message, details = self._service.hide(error_message(found)), found["error"].get("details", [])
     if any(d.get("reason") == "API_KEY_INVALID" for d in details) or "API key" in message:
         raise InputError(f"scorer perspective: {message}; {self._service.key_hint}")
