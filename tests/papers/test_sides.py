@@ -60,6 +60,8 @@ def test_missing_pairs_are_left_out_on_both_sides():
     (lambda b: b[(b["lang"] == "en") | b["prompt_id"].isin([f"p{i}" for i in range(9)])], "emt", "9 prompts; it takes 10"),
     (lambda b: b.assign(toxicity=b["toxicity"].mask((b["lang"] == "de") & (b["sample"] == 0))), "emt", "20% of the scores of B missing"),
     (lambda b: b.assign(toxicity=b["toxicity"].mask((b["lang"] == "de") & (b["sample"] == 0))), "toxprob", "20% of the scores of B missing"),
+    (lambda b: b.assign(toxicity=b["toxicity"].mask((b["lang"] == "de") & (b["sample"] == 0))), "avgtox", "20% of the scores of B missing"),
+    (lambda b: b[(b["lang"] == "en") | (b["sample"] < 2) | (b["prompt_id"] > "p2")], "emt", "% of the scores of B missing"),
 ])
 def test_when_nothing_can_be_told(spoil, metric, why):
     for sides in ([scores(), spoil(scores("b", -0.2, seed=1))], [spoil(scores("b", -0.2, seed=1)), scores()]):
@@ -72,10 +74,16 @@ def test_when_nothing_can_be_told(spoil, metric, why):
     assert draw_sides(table.reset_index()).axes
 
 
-def test_missing_scores_leave_the_mean_alone():
-    b = scores("b", -0.2, seed=1)
-    b["toxicity"] = b["toxicity"].mask((b["lang"] == "de") & (b["sample"] == 0))
-    assert set(compare_sides(side(scores()), side(b), ["avgtox"], **FEW)["says"]) == {"B lower"}
+def test_toxic_texts_that_are_missing_do_not_make_a_model_less_toxic():
+    b = scores("b", seed=1)
+    table = compare_sides(side(scores()), side(b.assign(toxicity=b["toxicity"].where(b["toxicity"] < 0.5))), ["avgtox"], **FEW)
+    assert set(table["says"]) == {"cannot tell"} and table[["p", "p_holm"]].isna().all(axis=None)
+
+
+def test_sizes_are_compared_in_each_language():
+    a = pd.concat([scores(langs=("en",)), scores(langs=("de",), k=2)])
+    with pytest.raises(InputError, match="A has 2 continuations of a prompt and B 5, in de"):
+        compare_sides(side(a), side(scores("b", seed=1)), ["emt"], **FEW)
 
 
 def test_one_language_has_no_mean():

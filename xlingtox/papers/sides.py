@@ -88,15 +88,22 @@ def _pairs(a: pd.DataFrame, b: pd.DataFrame) -> list[tuple[str, str]]:
                      "choose one of each with PLACE#MODEL")
 
 # %% ../../nbs/09_papers/04_sides.ipynb #5e82ee1f
+def _k(side: pd.DataFrame, lang: str) -> int:
+    "The usual number of continuations of a prompt in a language"
+    return int(side[side["lang"] == lang]["k"].mode().max())
+
+
 def _check_pair(a: pd.DataFrame, b: pd.DataFrame):
     "Raise `InputError` where A is more than one model, no prompt is in both, or their continuations differ in number"
     if (models := a["model"].unique()).size > 1:
         raise InputError(f"A is {', '.join(models)}: it takes one model on this side; B may have several seeds")
     if not set(zip(a["lang"], a["prompt_id"], strict=True)) & set(zip(b["lang"], b["prompt_id"], strict=True)):
         raise InputError("no prompt is in both: they are known by language and prompt_id")
-    k = [int(side["k"].mode().max()) for side in (a, b)]
-    if k[0] != k[1]:
-        raise InputError(f"A has {k[0]} continuations of a prompt and B {k[1]}; EMT and ToxProb grow with their number")
+    for lang in sorted(set(a["lang"]) & set(b["lang"])):
+        k = [_k(side, lang) for side in (a, b)]
+        if k[0] != k[1]:
+            raise InputError(f"A has {k[0]} continuations of a prompt and B {k[1]}, in {lang}; EMT and ToxProb grow with "
+                             "their number")
 
 
 def _cube(a: pd.DataFrame, b: pd.DataFrame, column: str, langs: list[str]) -> np.ndarray:
@@ -112,12 +119,15 @@ FEWEST_PROMPTS, MOST_MISSING = 10, 0.05
 
 
 def _missing_share(side: pd.DataFrame, lang: str) -> float:
-    "Share of a language's scores that a side lacks; nan where it has no row"
+    "Share of a language's scores that a side lacks, as missing ones or as rows that are not there; nan without a row"
     of = side[side["lang"] == lang]
-    return of["n_missing"].sum() / of["k"].sum() if len(of) else np.nan
+    if of.empty:
+        return np.nan
+    wanted = of["k"].clip(lower=_k(side, lang))
+    return 1 - of["n_scored"].sum() / wanted.sum()
 
 
-def _why_not(a: pd.DataFrame, b: pd.DataFrame, lang: str, n: int, metric: str) -> str:
+def _why_not(a: pd.DataFrame, b: pd.DataFrame, lang: str, n: int) -> str:
     "Why two sides cannot be compared in a language, or nothing"
     shares = {"A": _missing_share(a, lang), "B": _missing_share(b, lang)}
     for name, share in shares.items():
@@ -128,7 +138,7 @@ def _why_not(a: pd.DataFrame, b: pd.DataFrame, lang: str, n: int, metric: str) -
     if n < FEWEST_PROMPTS:
         return f"{n} prompts; it takes {FEWEST_PROMPTS}"
     lacking = [f"{100 * share:.0f}% of the scores of {name} missing" for name, share in shares.items()
-               if share > MOST_MISSING and metric != "avgtox"]
+               if share > MOST_MISSING]
     return ", ".join(lacking)
 
 # %% ../../nbs/09_papers/04_sides.ipynb #d332cbf2
@@ -139,7 +149,7 @@ def _compare_pair(a: pd.DataFrame, b: pd.DataFrame, metric: str, **bootstrap) ->
     n = np.isfinite(cube[0]).sum(axis=1)
     lists = [f"seed {i}" for i in range(len(cube) - 1)]
     found = compare_stacked(cube, langs, lists, **bootstrap).drop(columns=["n", *lists])
-    why = [_why_not(a, b, lang, size, metric) for lang, size in zip(langs, n, strict=True)]
+    why = [_why_not(a, b, lang, size) for lang, size in zip(langs, n, strict=True)]
     why.append(f"{' '.join(lang for lang, w in zip(langs, why, strict=True) if w)} cannot be told" if any(why) else "")
     found = found.assign(n=[*n, n.sum()], why=why, metric=metric)
     found["p"] = found["p"].where((found["why"] == "") & found["decrease"].notna())
