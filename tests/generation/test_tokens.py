@@ -106,6 +106,18 @@ def test_nothing_to_go_on_from(toy_model):
     assert alone == among
 
 
+def test_a_model_without_keys_and_values_is_refused_in_one_line(toy_tokenizer):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model("mamba", hidden_size=32, num_hidden_layers=1, state_size=8, vocab_size=len(toy_tokenizer))
+    model = AutoModelForCausalLM.from_config(config).eval()
+    for text in ("The dog", ""):
+        with pytest.raises(InputError, match="mamba keeps no keys and values"):
+            generation.generate(model, toy_tokenizer, prompts(text), "m", k=2)
+    with pytest.raises(InputError, match="mamba keeps no keys and values"):
+        perplexity(model, toy_tokenizer, ["The dog"] * 5, [" sings", " b", " c", " d", " e"])
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("greedy", [True, False])
 def test_no_text_is_drawn_from_what_is_no_number(toy_model, toy_tokenizer, value, greedy):
