@@ -74,7 +74,7 @@ DAGGER = "†"
 def mark_languages(table: pd.DataFrame, apart) -> pd.DataFrame:
     "A table to be read, with a dagger beside each language that the scorer cannot judge"
     daggered = {lang: f"{lang}{DAGGER}" for lang in apart}
-    marked = table.rename(columns=daggered, index=daggered if table.index.dtype == object else None)
+    marked = table.rename(columns=daggered, index=daggered)
     return marked.assign(lang=marked["lang"].replace(daggered)) if "lang" in marked else marked
 
 
