@@ -382,11 +382,25 @@ def test_errors_of_an_endpoint(code, message):
             assert judge.assess(["a"], "en")[1] == ["HTTP 400: the model's maximum context length is 5 tokens"]
 
 
-TOO_LONG = [{"message": "This model's maximum context length is 2048 tokens. However, you requested 2100"}, {"message": "no", "code": "context_length_exceeded"},
-            {"message": "no", "type": "exceed_context_size_error"}, {"message": "Input too long: the text has 9000 tokens"}, {"message": "Request Entity Too Large"},
-            {"message": "language am is not supported"}, {"message": "no", "code": "string_above_max_length"}, {"message": "no", "code": "unsupported_language"}]
-TODAY = [{"message": "Unsupported parameter: temperature"}, {"message": "no quota left for this project", "code": "billing_hard_limit_reached"}, {"message": ""}, "refused",
-         {"message": "the content management policy was triggered", "code": "content_filter"}, {"message": "temperature is too large", "code": 400}, {}]
+TOO_LONG = [
+    {"message": "This model's maximum context length is 2048 tokens. However, you requested 2100"},
+    {"message": "no", "code": "context_length_exceeded"},
+    {"message": "no", "type": "exceed_context_size_error"},
+    {"message": "Input too long: the text has 9000 tokens"},
+    {"message": "Request Entity Too Large"},
+    {"message": "language am is not supported"},
+    {"message": "no", "code": "string_above_max_length"},
+    {"message": "no", "code": "unsupported_language"},
+]
+TODAY = [
+    {"message": "Unsupported parameter: temperature"},
+    {"message": "no quota left for this project", "code": "billing_hard_limit_reached"},
+    {"message": ""},
+    "refused",
+    {"message": "the content management policy was triggered", "code": "content_filter"},
+    {"message": "temperature is too large", "code": 400},
+    {},
+]
 
 
 @pytest.mark.parametrize("code", [400, 413, 422])
