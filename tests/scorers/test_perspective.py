@@ -74,10 +74,10 @@ def test_one_quota_for_all_scorers_of_an_account():
 def test_ten_thousand_texts_on_a_bad_day(tmp_path, monkeypatch):
     take, left = Quota.take, []
 
-    def note(quota, now):
+    def note(quota):
         "Leave to send, and when it was given"
-        wait = take(quota, now)
-        left.extend([now] * (wait == 0))
+        wait = take(quota)
+        left.extend(list(quota._sent)[-1:] * (wait == 0))
         return wait
 
     monkeypatch.setattr(Quota, "take", note)
@@ -382,13 +382,25 @@ def test_errors_of_an_endpoint(code, message):
             assert judge.assess(["a"], "en")[1] == ["HTTP 400: the model's maximum context length is 5 tokens"]
 
 
-NAMED = ["context_length_exceeded", "string_above_max_length", "unsupported_language"]  # by a code alone
-TOO_LONG = [*({"message": "no", "code": code} for code in NAMED), {"message": "no", "type": "exceed_context_size_error"},
-            *({"message": message} for message in ("This model's maximum context length is 2048 tokens. However, you requested 2100",
-                                                   "Input too long: the text has 9000 tokens", "Request Entity Too Large", "language am is not supported"))]
-TODAY = [{"message": "Unsupported parameter: temperature"}, {"message": "no quota left for this project", "code": "billing_hard_limit_reached"},
-         {"message": ""}, "refused", {"message": "the content management policy was triggered", "code": "content_filter"},
-         {"message": "temperature is too large", "code": 400}, {}]
+TOO_LONG = [
+    {"message": "This model's maximum context length is 2048 tokens. However, you requested 2100"},
+    {"message": "no", "code": "context_length_exceeded"},
+    {"message": "no", "type": "exceed_context_size_error"},
+    {"message": "Input too long: the text has 9000 tokens"},
+    {"message": "Request Entity Too Large"},
+    {"message": "language am is not supported"},
+    {"message": "no", "code": "string_above_max_length"},
+    {"message": "no", "code": "unsupported_language"},
+]
+TODAY = [
+    {"message": "Unsupported parameter: temperature"},
+    {"message": "no quota left for this project", "code": "billing_hard_limit_reached"},
+    {"message": ""},
+    "refused",
+    {"message": "the content management policy was triggered", "code": "content_filter"},
+    {"message": "temperature is too large", "code": 400},
+    {},
+]
 
 
 @pytest.mark.parametrize("code", [400, 413, 422])

@@ -144,6 +144,7 @@ def rehearsal(
             "scorer": shadow_scorer(p["scorer"]),
             "features": {**p["features"], "model": None, "revision": None, "layer": None},
             "agreement": list(agreement),
+            "cards": list(dict.fromkeys(map(shadow_scorer, p["cards"]))),
             "capability": capability,
             "beniwal2025": p["beniwal2025"] and _shadow_of_grid(p["beniwal2025"]),
             "neuronft2025": p["neuronft2025"] and _shadow_of_neurons(p["neuronft2025"]),

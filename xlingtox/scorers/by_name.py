@@ -108,6 +108,9 @@ def score_generations(
                 scores.loc[rows.index, "toxicity"] = store.score(scorer, rows.tolist(), lang, progress=progress)
                 by[lang] = getattr(scorer, "answered", None)
         progress = None
+    if len(set(by.values())) > 1:
+        raise InputError(f"scorer {scorer.name}: its service answered in {', '.join(by)} as more than one model, again "
+                         "and again; all scores are kept: run the same command again when the change is over")
     return scores
 
 # %% ../../nbs/06_scorers/10_by_name.ipynb #e8d065c8
