@@ -1,21 +1,30 @@
 """A language that the run's scorer cannot judge is marked in the exhibits, and their verdicts rest on the others."""
 import json
+import re
 
 import pandas as pd
 import pytest
 from xlingtox.core import write_json, write_table
+from xlingtox.papers.neuronft2025.toy import as_claimed
 
+from synthetic_grid import make_grid
+from synthetic_neurons import make_neurons
 from synthetic_run import make_run, run_cells
 
 LANGS = ["en", "de", "es", "fr", "nl", "ru", "ar", "zh"]
 
 
-def card_of(run, apart, scorer="lexicon:babel"):
+def card_of(run, apart, scorer="lexicon:babel", langs=LANGS):
     "Give a run a profile and the card of its scorer"
-    write_json({"scorer": scorer, "languages": LANGS}, run / "profile.json")
-    reason = ["no labels" if lang in apart else "" for lang in LANGS]
-    write_table(pd.DataFrame({"spec": "lexicon:babel", "scorer": "lexicon", "lang": LANGS, "reason": reason,
+    write_json({"scorer": scorer, "languages": langs}, run / "profile.json")
+    reason = ["no labels" if lang in apart else "" for lang in langs]
+    write_table(pd.DataFrame({"spec": "lexicon:babel", "scorer": "lexicon", "lang": langs, "reason": reason,
                               "judged": [r == "" for r in reason]}), run / "scorer_card/all.parquet")
+
+
+def drawn(run, exhibit):
+    "The labels in the figures of an exhibit, which an SVG file of matplotlib's holds as comments"
+    return {said for file in sorted((run / "exhibits" / exhibit).glob("*.svg")) for said in re.findall("<!-- (.*?) -->", file.read_text())}
 
 
 def found(run, exhibit):
@@ -38,6 +47,7 @@ def test_without_a_card_every_language_counts(run):
     run_cells("li2024/fig1", run)
     exhibit, verdicts = found(run, "li2024/fig1")
     assert verdicts["L1"]["holds"] is False and verdicts["L1"]["n"] == len(LANGS) and "†" not in json.dumps(exhibit, ensure_ascii=False)
+    assert "zh" in drawn(run, "li2024/fig1") and not any("†" in label for label in drawn(run, "li2024/fig1"))
 
 
 def test_no_verdict_rests_on_a_language_that_cannot_be_judged(run):
@@ -49,7 +59,9 @@ def test_no_verdict_rests_on_a_language_that_cannot_be_judged(run):
     assert verdicts["L1"]["holds"] is True and verdicts["L1"]["n"] == len(LANGS) - 1
     assert "without 1 languages that the scorer cannot judge" in verdicts["L1"]["reproduced"]
     assert set(data.loc[~data["judged"], "lang"]) == {"zh"}, "it is shown, and marked"
-    assert "† not judged, without labelled text: zh" in exhibit["footer"]
+    assert "† not judged, without labelled text: zh" in exhibit["footer"] and "†: a language that the scorer cannot judge" in exhibit["caption"]
+    for figure in ("li2024/fig1", "li2024/fig4"):  # an axis, and labels beside points
+        assert {label for label in drawn(run, figure) if "†" in label} == {"zh†"} and not {"zh"} & drawn(run, figure)
     assert found(run, "li2024/fig4")[1]["L13"]["n"] == len(LANGS) - 2
     assert "without 1 languages" in found(run, "li2024/table2")[1]["L2"]["reproduced"]
     assert "without" not in found(run, "li2024/table2")[1]["L4"]["reproduced"], "perplexity is not the scorer's"
@@ -69,3 +81,36 @@ def test_too_few_languages_cannot_tell(run):
     assert verdicts["L1"]["holds"] is None and "the scorer can judge 2 of 8" in verdicts["L1"]["reproduced"]
     assert {c: v["holds"] for c, v in found(run, "li2024/fig4")[1].items()} == {"L13": None, "L14": None}
     assert found(run, "li2024/table2")[1]["L2"]["holds"] is None
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    "A run of each paper, made once"
+    make = {"beniwal2025": make_grid, "neuronft2025": lambda run: make_neurons(run, as_claimed), "ours": lambda run: make_run(run, 0.9, LANGS)}
+    return {paper: make_one(tmp_path_factory.mktemp(paper)) for paper, make_one in make.items()}
+
+
+@pytest.mark.parametrize("name", ["beniwal2025/fig2", "beniwal2025/fig3", "beniwal2025/table1", "neuronft2025/table3", "ours/agreement"])
+def test_figures_of_scores_mark_a_language(runs, name):
+    run = runs[name.split("/")[0]]
+    card_of(run, ["ru"], langs=["ar", "de", "en", "es", "fr", "hi", "ru", "zh"])
+    run_cells(name, run)
+    assert "ru†" in drawn(run, name) and "ru" not in drawn(run, name) and "de" in drawn(run, name)
+    assert "†: a language" in found(run, name)[0]["caption"]
+
+
+@pytest.mark.parametrize("name", ["beniwal2025/fig21", "neuronft2025/table2"])
+def test_figures_of_other_things_mark_none(runs, name):
+    run = runs[name.split("/")[0]]
+    card_of(run, ["ru", "zh"], langs=["de", "en", "ru", "zh"])
+    run_cells(name, run)
+    assert "zh" in drawn(run, name) and not any("†" in label for label in drawn(run, name)), "perplexity and neurons are not the scorer's"
+
+
+def test_a_figure_is_marked_although_its_notebook_forgot(run, monkeypatch):
+    import xlingtox.papers.unjudged
+
+    monkeypatch.setattr(xlingtox.papers.unjudged, "mark_figure", lambda fig, apart: False)  # what the notebook calls
+    card_of(run, ["zh"])
+    run_cells("li2024/fig1", run)
+    assert "zh†" in drawn(run, "li2024/fig1")

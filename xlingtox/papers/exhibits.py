@@ -20,7 +20,7 @@ from ..models.registry import bases_of, model_registry, published_role
 from .archive import archived, said_over_bases
 from .claims import verdict
 from .figures import freeze_layout
-from .unjudged import carded_scorer, mark_languages, note, unjudged, with_judged
+from .unjudged import DAGGER, carded_scorer, mark_figure, mark_languages, note, unjudged, with_judged
 from ..runfolder import artifact_files, run_folder
 
 # %% ../../nbs/09_papers/02_exhibits.ipynb #c005
@@ -91,7 +91,8 @@ def _write_figures(figures: dict, folder: Path):
         figure.savefig(folder / f"{stem}.png", metadata={"Software": None})
 
 # %% ../../nbs/09_papers/02_exhibits.ipynb #c017
-PER_RUN = dict.fromkeys(("instructions", "instruction_steps"), "all")  # kind that is of no model -> name of its table
+# kind that is of no model -> name of its table
+PER_RUN = dict.fromkeys(("instructions", "instruction_steps", "scorer_card"), "all")
 
 
 def _inputs(this: Exhibit, folder: Path) -> dict[str, Path]:
@@ -136,14 +137,16 @@ def _over_bases(run: str | Path, this: Exhibit) -> list[str]:
     return [said] if said else []
 
 # %% ../../nbs/09_papers/02_exhibits.ipynb #f9b24fdc
-def _marked(run, scorer: str, data: dict, tables: dict) -> tuple[dict, dict, list[str]]:
-    "Tidy tables, tables to be read and further footnotes, with marks where the exhibit rests on the run's scorer"
+def _marked(run, scorer: str, data: dict, tables: dict, figures: dict) -> tuple[dict, dict, list[str], str]:
+    "Tidy tables, tables to be read, footnotes and a line for the caption, with marks where the run's scorer has spoken"
     name = carded_scorer(run)
     if not name or name not in scorer.split(", "):
-        return data, tables, []
+        return data, tables, [], ""
     apart = unjudged(run)
+    seen = any([mark_figure(figure, apart) for figure in figures.values()])
     return ({stem: with_judged(table, apart) for stem, table in data.items()},
-            {stem: mark_languages(table, apart) for stem, table in tables.items()}, note(apart))
+            {stem: mark_languages(table, apart) for stem, table in tables.items()}, note(apart),
+            f" {DAGGER}: a language that the scorer cannot judge." * seen)
 
 # %% ../../nbs/09_papers/02_exhibits.ipynb #c021
 def save_exhibit(
@@ -164,14 +167,15 @@ def save_exhibit(
     this, folder = exhibit(name), run_folder(run)
     _check_borne(this, verdicts)
     target = folder / "exhibits" / name
-    data, tables, marks = _marked(run, scorer, data, tables) if of_scores else (data, tables, [])
+    data, tables, marks, more = (_marked(run, scorer, data, tables, figures) if of_scores else
+                                 (data, tables, [], ""))
     footer = [*footer, *marks, *_over_bases(run, this)]
     with atomic_path(target) as temporary:
         temporary.mkdir()
         for stem, table in (data | tables).items():
             write_table(table, temporary / f"{stem}.csv")
         _write_figures(figures, temporary)
-        write_json({"paper": this.paper, "name": name.split("/")[1], "title": this.title, "caption": caption,
+        write_json({"paper": this.paper, "name": name.split("/")[1], "title": this.title, "caption": caption + more,
                     "alt": alt or this.title, "models": models_run(run, this.roles), "scorer": scorer,
                     "variant": variant, "footer": footer,
                     "verdicts": verdicts, "figures": list(figures), "tables": list(tables), "data": list(data)},

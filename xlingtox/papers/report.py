@@ -16,8 +16,10 @@ from ..core import atomic_path, read_json, write_json, write_table
 from .board import (CSS, claims_of, last_failures, read_exhibits, rehearsed, scoreboard, tally,
                                    verdict_rows, verdict_word, verdict_words)
 from .exhibits import EXHIBITS, PAPERS
+from .evidence import evidence_column
 from .groups import MEASURES, SPLITS, TRAININGS, anchor, groups, href, index_of, label, place
 from .pieces import notebook_page, preview, read_display_table, style, template, thumbnail
+from .pilot import PILOT, pilot
 from ..progress import read_progress
 from ..runfolder import run_folder
 

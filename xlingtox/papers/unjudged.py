@@ -6,7 +6,7 @@ Docs: https://xlingtox.github.io/xlingtox/09_papers/unjudged.html.md"""
 
 # %% auto #0
 __all__ = ['FEWEST_JUDGED', 'DAGGER', 'unjudged', 'carded_scorer', 'without', 'judge_rest', 'mark_languages', 'with_judged',
-           'note']
+           'note', 'mark_figure']
 
 # %% ../../nbs/09_papers/01_unjudged.ipynb #e6aae89a
 from collections.abc import Callable
@@ -74,7 +74,7 @@ DAGGER = "†"
 def mark_languages(table: pd.DataFrame, apart) -> pd.DataFrame:
     "A table to be read, with a dagger beside each language that the scorer cannot judge"
     daggered = {lang: f"{lang}{DAGGER}" for lang in apart}
-    marked = table.rename(columns=daggered, index=daggered if table.index.dtype == object else None)
+    marked = table.rename(columns=daggered, index=daggered)
     return marked.assign(lang=marked["lang"].replace(daggered)) if "lang" in marked else marked
 
 
@@ -91,3 +91,21 @@ def note(apart: dict[str, str]) -> list[str]:
         reasons.setdefault(kind, []).append(lang if reason == "no labels" else f"{lang} ({reason})")
     lines = [f"{DAGGER} not judged, {kind}: {', '.join(langs)}" for kind, langs in reasons.items()]
     return lines + [f"averages over languages include those with {DAGGER}, verdicts do not"] * bool(apart)
+
+# %% ../../nbs/09_papers/01_unjudged.ipynb #a68a1730
+def mark_figure(
+    fig,  # a matplotlib figure that is drawn
+    apart,
+) -> bool:  # whether a label of it is marked
+    "Put a dagger beside each label that is a language which the scorer cannot judge"
+    from matplotlib.text import Text
+
+    daggered = {lang: f"{lang}{DAGGER}" for lang in apart}
+    for axis in (axis for ax in fig.axes for axis in (ax.xaxis, ax.yaxis)) if daggered else ():
+        labels = [label.get_text() for label in axis.get_ticklabels()]
+        if daggered.keys() & labels:
+            axis.set_ticks(axis.get_ticklocs(), [daggered.get(label, label) for label in labels])
+    texts = fig.findobj(Text)
+    for text in texts:
+        text.set_text(daggered.get(text.get_text(), text.get_text()))
+    return bool({text.get_text() for text in texts} & {*daggered.values()})

@@ -105,7 +105,7 @@ GRID_STAGES = (
           tuple(f for kind in GRID_KINDS for f in made(f"{kind}/{{role}}.parquet")),
           lambda p, r, v: {"chunks": chunks(p.beniwal2025), "pooling": p.beniwal2025.pooling,
                            "rows": p.beniwal2025.rows}, _light),
-    _grid("grid_scores", "role", lambda p, r, v: [f"grid/{r}.parquet", *_trained([p.scorer])],
+    _grid("grid_scores", "role", lambda p, r, v: [f"grid/{r}.parquet", *_trained(p, [p.scorer])],
           made("grid_scores/{role}.parquet"), lambda p, r, v: {"scorer": p.scorer}, _grid_score_cost),
     _grid("grid_judge", "role", lambda p, r, v: [f"grid/{r}.parquet", _model_of(GRID_JUDGE, "base"), *PAIRS],
           made("grid_judge/{role}.parquet"), lambda p, r, v: {"variant": p.beniwal2025.judge.variant},

@@ -157,7 +157,7 @@ NEURON_STAGES = (
              (*made("aurocs/{role}.parquet"), *made("thresholds/{role}.parquet"), *made("mlp_aurocs/{role}.parquet")),
              _detection_settings, _detection_cost, priority=1),
     _neurons("instructions", "run",
-             lambda p, r, v: ["data/hate.parquet", *_trained([p.scorer])]
+             lambda p, r, v: ["data/hate.parquet", *_trained(p, [p.scorer])]
              + [_model_of("judge", "base")] * p.neuronft2025.fluent,
              (*made(INSTRUCTIONS), *made("instruction_steps/all.parquet")), _instruction_settings, _instruction_cost,
              priority=1),
@@ -168,7 +168,7 @@ NEURON_STAGES = (
              + ["data/choice.parquet"] * ("facts" in p.neuronft2025.tasks),
              (*made("answers/{role}/{variant}.parquet"), *made("ability/{role}/{variant}.parquet")), _answer_settings,
              _answer_cost),
-    _neurons("answered", "role", lambda p, r, v: [*_of_methods(p, r), *_trained([p.scorer])]
+    _neurons("answered", "role", lambda p, r, v: [*_of_methods(p, r), *_trained(p, [p.scorer])]
              + [_model_of(r, _variant(m)) for m in p.neuronft2025.strategies],
              (*made("answered/{role}.parquet"), *made("abilities/{role}.parquet"), *made("tunings/{role}.parquet")),
              _answered_settings, _answered_cost),

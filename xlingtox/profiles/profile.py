@@ -58,6 +58,8 @@ class _Profile(Settings):
     scorer: str  # as in `xlingtox.scorers`; "ngram:train", "features:train": a classifier trained in the run
     features: Features = Features()  # the encoder of features:train
     agreement: list[str] = []  # further scorers, to see what they would have said
+    cards: list[str] = []  # scorers of any kind that are measured on the labelled texts, as trained ones are
+    pilot: bool = False  # whether reports say that the scorer is the limit, until its card says otherwise
     metrics: Metrics = Metrics()
     retrieval: Retrieval = Retrieval()
     capability: Capability | None = None  # not measured where None
@@ -84,7 +86,8 @@ class _Profile(Settings):
 # %% ../../nbs/10_profiles/02_profile.ipynb #c011
 def _check_data(p):
     "The kinds of data that the other sections need"
-    needed = ["prompts", "preference", "multiway"] + ["labelled"] * any(map(is_measured, [p.scorer, *p.agreement]))
+    is_any_measured = p.cards or any(map(is_measured, [p.scorer, *p.agreement]))
+    needed = ["prompts", "preference", "multiway"] + ["labelled"] * bool(is_any_measured)
     needed += ["choice"] * bool(p.capability and "facts" in p.capability.tasks)
     needed += ["cross", "shared"] * bool(p.beniwal2025) + ["detection", "hate"] * bool(p.neuronft2025)
     needed += ["choice"] * bool(p.neuronft2025 and "facts" in p.neuronft2025.tasks)
@@ -154,6 +157,9 @@ class _Checked(_Profile):
         for spec in (self.scorer, *self.agreement):
             if not is_trained(spec):  # made in the run, for its languages
                 check_spec(spec, self.languages)
+        for spec in self.cards:
+            if not is_trained(spec):
+                check_spec(spec, [])  # it may know fewer languages; its card says so
         if self.beniwal2025 and not is_trained(self.scorer):
             _check_grid_scorer(self)
         if self.neuronft2025:

@@ -15,7 +15,7 @@ from ..babel.draw import world_digest
 from ..core import digest, file_digest
 from ..models.miniatures import RECIPES
 from xlingtox.profiles.card import (
-    Stage, _light, _memory, _model_of, _Size, _size, _spec, _started, _trained, made,
+    Stage, _light, _memory, _model_of, _Size, _size, _spec, _started, _trained, made, measured,
 )
 from xlingtox.profiles.costs import (
     BYTES, TRAINED, VALUE, Cost, comment_tokens, counted_billions, hours_of, hours_of_waiting, hours_of_writing, n_rows,
@@ -25,7 +25,7 @@ from .method_stages import METHOD_STAGES
 from .neuron_stages import NEURON_STAGES
 from .sections import source_paths
 from .variants import group_of, method_of, tuned
-from ..scorers.by_name import billions_of, is_measured
+from ..scorers.by_name import billions_of
 from ..tuning.methods import METHODS
 
 # %% ../../nbs/10_profiles/05_stages.ipynb #c011
@@ -57,14 +57,9 @@ def _base_cost(p, role, variant) -> Cost:
     return Cost(disk_gb=size * BYTES[model.dtype], memory_gb=3 + 2 * size * BYTES[model.dtype])
 
 # %% ../../nbs/10_profiles/05_stages.ipynb #d901a086
-def _measured(p) -> list[str]:
-    "The specs of the scorers that the run trains or measures"
-    return [spec for spec in dict.fromkeys([p.scorer, *p.agreement]) if is_measured(spec)]
-
-
 def _listens(p) -> bool:
     "Whether a model of the run is the encoder of a scorer"
-    return "features:train" in [p.scorer, *p.agreement] and p.features.model is None
+    return "features:train" in measured(p) and p.features.model is None
 
 
 def _scorer_inputs(p, role, variant) -> list[str]:
@@ -76,8 +71,13 @@ def _scorer_inputs(p, role, variant) -> list[str]:
 def _scorer_settings(p, role, variant) -> dict:
     "Which scorers are measured, for which languages, and the encoder"
     langs = sorted({*p.languages, *(p.beniwal2025.languages if p.beniwal2025 else [])})
-    encoder = p.features.model_dump() if "features:train" in [p.scorer, *p.agreement] else None
-    return {"scorers": _measured(p), "languages": langs, "features": encoder}
+    encoder = p.features.model_dump() if "features:train" in measured(p) else None
+    return {"scorers": measured(p), "languages": langs, "features": encoder}
+
+
+def _lacks_card(p) -> str:
+    "Why a run measures no scorer, if it does not"
+    return "" if measured(p) else "it takes a scorer that is trained in the run, or measured: see `cards`"
 
 
 def _scorer_cost(p, role, variant) -> Cost:
@@ -212,7 +212,7 @@ MODEL_STAGES = (
     # data, probe and sites begin early: the longest notebook, interventions, waits for them
     Stage("data", "kind", lambda p, r, v: [], made("data/{kind}.parquet"), _data_settings, _light, priority=1),
     Stage("scorer", "run", _scorer_inputs, ("models/scorer.manifest.json", *made("scorer_card/all.parquet")),
-          _scorer_settings, _scorer_cost),
+          _scorer_settings, _scorer_cost, _lacks_card),
     # it takes two cores: once single ones have begun, two are rarely free
     Stage("base", "role", lambda p, r, v: ["data/corpus.parquet"] * ("corpus" in p.data),
           ("models/{role}/base.manifest.json",), _base_settings, _base_cost, priority=2),
@@ -246,10 +246,10 @@ def _written(r: str, v: str) -> str:
 TEXT_STAGES = (
     Stage("generate", "variant", lambda p, r, v: [_model_of(r, v), PROMPTS],
           made("generations/{role}/{variant}.parquet"), _section("generation"), _generate_cost),
-    Stage("score", "variant", lambda p, r, v: [_written(r, v), *_trained([p.scorer])],
+    Stage("score", "variant", lambda p, r, v: [_written(r, v), *_trained(p, [p.scorer])],
           made("scores/{role}/{variant}.parquet"), lambda p, r, v: {"scorer": p.scorer},
           lambda p, r, v: _score_cost([p.scorer], p)),
-    Stage("agreement_scores", "variant", lambda p, r, v: [_written(r, v), *_trained(p.agreement)],
+    Stage("agreement_scores", "variant", lambda p, r, v: [_written(r, v), *_trained(p, p.agreement)],
           made("agreement_scores/{role}/{variant}.parquet"), lambda p, r, v: {"agreement": p.agreement},
           lambda p, r, v: _score_cost(p.agreement, p), _lacks_agreement),
     Stage("perplexity", "variant", lambda p, r, v: [_written(r, v), PROMPTS, JUDGE],
@@ -306,7 +306,7 @@ INSIDE_STAGES = (
     Stage("activations", "variant", lambda p, r, v: [_model_of(r, v), f"sites/{r}.parquet", f"sites/{r}.json", PROMPTS],
           made("activations/{role}/{variant}.parquet"), _section("activations"), _activations_cost, _lacks_labelled),
     Stage("interventions", "role",
-          lambda p, r, v: [_model_of(r, "base"), JUDGE, f"sites/{r}.parquet", PROMPTS, *_trained([p.scorer])],
+          lambda p, r, v: [_model_of(r, "base"), JUDGE, f"sites/{r}.parquet", PROMPTS, *_trained(p, [p.scorer])],
           made("interventions/{role}.parquet"), _interventions_settings, _interventions_cost, _lacks_labelled, 1),
 )
 

@@ -157,6 +157,17 @@ def _failures(run: Path, display: _Display, report: Path) -> str:
             f"{skipped} were not run because of it. Log: {run / 'workflow.log'}. Report: {report}")
 
 # %% ../../nbs/11_runs/09_workflow.ipynb #a295
+def _say_beside(run: Path, say):
+    "Say how the run stands beside the archived one of its profile, if there is one"
+    from xlingtox.papers.evidence import compare_evidence, compared_in_words
+
+    try:
+        for line in compared_in_words(compare_evidence(run)):
+            say(line)
+    except (InputError, ValueError, KeyError) as e:
+        say(f"the archived run of this profile could not be compared: {e}")
+
+
 def _conclude(run: Path, names: list[str], displays: list[_Display], failed: bool, seconds: float) -> int:
     "Write the report and say how it ended; the last pass has tried again what failed in an earlier one"
     report, display = run / "report" / "index.html", displays[-1]
@@ -169,6 +180,7 @@ def _conclude(run: Path, names: list[str], displays: list[_Display], failed: boo
     if failed:
         display.say(_failures(run, display, report))
         return 2 if display.failed and all(record.get("bad_input") for _, record in display.failed) else 1
+    _say_beside(run, display.say)
     nothing = f"nothing to do: {len(names)} exhibits are up to date"
     done = f"{finished} notebooks in {in_words(seconds)}" if total else nothing
     display.say(f"{done}. Report: {report}")
