@@ -78,7 +78,7 @@ SCORE = b'{"attributeScores": {"TOXICITY": {"summaryScore": {"value": %s}}}}'
 
 @pytest.mark.parametrize("status, body, why", [
     (500, b"", "HTTP 500"), (200, b"", "JSONDecodeError"), (200, b"{", "JSONDecodeError"), (200, b"<html>", "JSONDecodeError"),
-    (200, SCORE % b"1.7", "a score of 1.7"), (200, SCORE % b"NaN", "a score of nan"), (200, SCORE % b'"much"', "ValueError"),
+    (200, SCORE % b"1.7", "a score of 1.7"), (200, SCORE % b"NaN", "a score of nan"), (200, SCORE % b'"much"', "TypeError"),
     (400, b'{"error": {"code": 400, "message": "something new"}}', "something new"), (400, b'{"error": {}}', "HTTP 400")])
 def test_texts_without_a_score_are_counted_and_asked_for_again(server, tmp_path, status, body, why):
     url, handler = server(status, body)
