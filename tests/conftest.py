@@ -63,6 +63,27 @@ def toy_model(toy_tokenizer):
 
 
 @pytest.fixture(scope="session")
+def written():
+    "A function from tokens to what they say, without half a letter at the end; of byte-level ones from their bytes, by Python's own decoder"
+    import codecs
+
+    from xlingtox.generation.tokens import whole_letters
+
+    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in kept]
+    byte = {chr(b): b for b in kept} | {chr(256 + n): b for n, b in enumerate(others)}
+
+    def text(tokenizer, ids):
+        special = {*tokenizer.all_special_ids, *(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)}
+        names = [tokenizer.convert_ids_to_tokens(int(i)) for i in ids if int(i) not in special]
+        if not all(c in byte for name in names for c in name):
+            return whole_letters(tokenizer.decode(ids, skip_special_tokens=True))
+        return codecs.getincrementaldecoder("utf-8")("replace").decode(bytes(byte[c] for name in names for c in name))
+
+    return text
+
+
+@pytest.fixture(scope="session")
 def real_data():
     "The folder of real data: $XLINGTOX_DATA, or shared/data beside the checkout; tests that need it skip without it"
     places = [os.environ.get("XLINGTOX_DATA"), Path(__file__).parents[2] / "shared" / "data"]

@@ -301,7 +301,8 @@ def test_bad_pairs(hub, tmp_path):
 @pytest.mark.parametrize("change, message", [
     (lambda f: (f / "en_test_neutral.csv").unlink(), "en_test_neutral.csv: no such file"),
     (lambda f: (f / "en_train_neutral.csv").write_text("one\ntwo\n"), "en train has 300 toxic but 2 neutral rows, so they do not pair"),
-    (lambda f: (f / "en_train_neutral.csv").write_text("one\ntwo,three\n"), "en_train_neutral.csv, line 2: expected one column without a header, found 2 columns"),
+    (lambda f: (f / "en_train_neutral.csv").write_text("one\ntwo,three\n"),
+     "en_train_neutral.csv, line 2: expected one column without a header, found 2 columns"),
     (lambda f: (f / "en_test_toxic.csv").write_bytes("ok\nvoil\xe0\n".encode("latin-1")), r"en_test_toxic.csv, line 2: not UTF-8 \(byte 0xe0\)"),
     (lambda f: (f / "en_test_toxic.csv").write_text(""), "en_test_toxic.csv: is empty"),
 ])

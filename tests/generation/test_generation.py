@@ -8,7 +8,6 @@ import torch
 from xlingtox import babel, generation, mechanism
 from xlingtox.core import InputError
 from xlingtox.generation import engine
-from xlingtox.generation.tokens import whole_letters
 
 CAUSAL = ["gpt2", "bloom", "llama", "cohere"]
 
@@ -19,7 +18,7 @@ def prompts():
 
 
 @pytest.mark.parametrize("architecture", CAUSAL)
-def test_sharing_the_prompt_changes_nothing(architecture, toy_model, toy_tokenizer, prompts):
+def test_sharing_the_prompt_changes_nothing(architecture, toy_model, toy_tokenizer, prompts, written):
     "Samples drawn from the shared cache equal those drawn token by token, one text at a time, without a cache"
     model = toy_model(architecture)
     k, n = 3, 6
@@ -35,7 +34,7 @@ def test_sharing_the_prompt_changes_nothing(architecture, toy_model, toy_tokeniz
             new.append(generation.sample_nucleus(logits, torch.tensor([u], dtype=torch.float32)).item())
             if new[-1] == toy_tokenizer.eos_token_id:
                 break
-        assert row.text == whole_letters(toy_tokenizer.decode(new, skip_special_tokens=True))
+        assert row.text == written(toy_tokenizer, new)
 
 
 @pytest.mark.parametrize("architecture", [*CAUSAL, "mt5"])
@@ -193,7 +192,7 @@ class Drawn:
 
 @pytest.mark.parametrize("nucleus", [{"temperature": 0.9, "top_p": 0.8}, {"temperature": 0.3, "top_p": 0.3}, {"temperature": 2.0, "top_p": 1.0}])
 @pytest.mark.parametrize("architecture", [*CAUSAL, "qwen3", "gemma2", "gemma3_text", "mt5"])
-def test_the_tree_of_samples_writes_what_the_library_writes(architecture, nucleus, toy_model, toy_tokenizer, prompts):
+def test_the_tree_of_samples_writes_what_the_library_writes(architecture, nucleus, toy_model, toy_tokenizer, prompts, written):
     "Rows that branch and leave change no text: the library's `generate`, with k rows for each prompt until all have finished, writes the same"
     model, tokenizer = toy_model(architecture), copy.deepcopy(toy_tokenizer)
     k, n, texts = 5, 12, prompts["text"].tolist()[:7]
@@ -216,7 +215,7 @@ def test_the_tree_of_samples_writes_what_the_library_writes(architecture, nucleu
     for end in (common, tokenizer.pad_token_id):  # an end that many samples meet early; an end that is the padding, too
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
         rows = [[i for i in row if i != end] for row in library().tolist()]
-        expected = [whole_letters(tokenizer.decode(row, skip_special_tokens=True)) for row in rows]
+        expected = [written(tokenizer, row) for row in rows]
         assert sum(generation.generate_batch(model, tokenizer, texts, uniforms, n, **nucleus), []) == expected
 
 

@@ -78,7 +78,7 @@ def test_without_a_chat_a_response_is_a_completion_of_the_request(toy_model, toy
 
 
 @pytest.mark.parametrize("architecture", [a for a in ARCHITECTURES if a != "mt5"])
-def test_an_answer_in_a_chat_is_what_the_library_writes(toy_model, chat, architecture):
+def test_an_answer_in_a_chat_is_what_the_library_writes(toy_model, chat, architecture, written):
     "Greedy, with the ends that the model's own settings name besides the template's"
     tokenizer = chat("qwen2_5")
     model = toy_model(architecture)
@@ -100,7 +100,7 @@ def test_an_answer_in_a_chat_is_what_the_library_writes(toy_model, chat, archite
     expected = []
     for new in free:
         end = next((i for i, token in enumerate(new) if token in stops), None)
-        text = tokenizer.decode([i for i in new[:end] if i not in tokenizer.all_special_ids]).rstrip("\ufffd").strip()
+        text = written(tokenizer, new[:end]).strip()
         expected.append(text if end is not None else whole_sentences(text))
     assert respond(model, tokenizer, prompts, "{text}", GREEDY, batch_size=2) == expected
     whole = tokenizer.decode(free[1]).strip()

@@ -71,6 +71,26 @@ def test_half_a_letter_at_the_end_is_left_off(llama):
             assert "\ufffd" not in text and ("猫在家里唱歌" * 4).startswith(text)
 
 
+@pytest.mark.parametrize("text", ["x 鑫鑫鑫", "감사합니다", "a\U0001f408\U0001f408", "ሰላም"])
+def test_whole_letters_before_the_half_one_stay(llama, text):
+    "Where the tokens are bytes, and the library decodes a row of them that is no text as nothing but replacement characters"
+    for tokenizer in (byte_level(), llama):
+        ids, stages = tokenizer(text, add_special_tokens=False)["input_ids"], {text[:n] for n in range(len(text) + 1)}
+        texts = [continuation_text(tokenizer, [], ids[:n], mark_ids(tokenizer)) for n in range(1, len(ids) + 1)]
+        assert set(texts) <= stages and texts[-1] == text and all(len(a) <= len(b) for a, b in zip(texts, texts[1:], strict=False))
+        assert len(set(texts)) >= len(text) - 1
+
+
+def test_what_is_no_part_of_a_letter_is_what_the_model_wrote(llama):
+    names = {byte_level(): ["Ģ", "è", "Į", "Į"], llama: ["<0x80>", "<0xE8>", "<0x8C>", "<0x8C>"]}  # a middle alone; three bytes of a letter
+    for tokenizer, tokens in names.items():
+        stray, *letter = tokenizer.convert_tokens_to_ids(tokens)
+        new = [*tokenizer("kind", add_special_tokens=False)["input_ids"]]
+        of = lambda *more: continuation_text(tokenizer, [], [*new, *more], mark_ids(tokenizer))  # noqa: B023, E731
+        assert [of(stray), of(stray, stray), of(letter[0]), of(*letter[:2]), of(*letter)] == ["kind\ufffd", "kind\ufffd\ufffd", "kind", "kind", "kind茌"]
+        assert of(stray, *letter[:2]) == "kind\ufffd"
+
+
 def test_half_a_letter_is_not_judged(toy_model, toy_tokenizer):
     model = toy_model("gpt2")
     whole, cut = (perplexity(model, toy_tokenizer, ["The dog"], [f" sings{end}"]) for end in ("", "\ufffd\ufffd"))
@@ -84,6 +104,18 @@ def test_nothing_to_go_on_from(toy_model):
             generation.generate(model, tokenizer, prompts(*texts), "m", k=2)
     alone, among = (generation.generate(model, tokenizer, prompts(*texts), "m", k=2)["text"].tolist()[:2] for texts in (["   "], ["   ", "The dog"]))
     assert alone == among
+
+
+def test_a_model_without_keys_and_values_is_refused_in_one_line(toy_tokenizer):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model("mamba", hidden_size=32, num_hidden_layers=1, state_size=8, vocab_size=len(toy_tokenizer))
+    model = AutoModelForCausalLM.from_config(config).eval()
+    for text in ("The dog", ""):
+        with pytest.raises(InputError, match="mamba keeps no keys and values"):
+            generation.generate(model, toy_tokenizer, prompts(text), "m", k=2)
+    with pytest.raises(InputError, match="mamba keeps no keys and values"):
+        perplexity(model, toy_tokenizer, ["The dog"] * 5, [" sings", " b", " c", " d", " e"])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

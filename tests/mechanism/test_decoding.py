@@ -7,7 +7,6 @@ import pytest
 import torch
 from xlingtox import babel, generation, metrics
 from xlingtox.core import InputError
-from xlingtox.generation.tokens import whole_letters
 from xlingtox.mechanism.decoding import TOXICITY, debiased, dexperts, self_debiasing
 from xlingtox.metrics.fluency import context_and_target
 
@@ -38,7 +37,7 @@ def three(toy_model):
     return make
 
 
-def by_hand(ensemble, tokenizer, text, n, prefixes=()):
+def by_hand(ensemble, tokenizer, text, n, written, prefixes=()):
     "Greedy tokens of an ensemble by whole passes over one prompt, without cache or padding; prefixes are read as text"
     models, (base, *rest) = [reader.model for reader in ensemble.readers], tokenizer(text)["input_ids"]
     heads = [[base, *rest], *([base, *tokenizer(p)["input_ids"][1:], *rest] for p in prefixes)]
@@ -53,7 +52,7 @@ def by_hand(ensemble, tokenizer, text, n, prefixes=()):
         new.append(int(ensemble.combine(found).argmax()))
         if new[-1] == tokenizer.eos_token_id:
             break
-    return whole_letters(tokenizer.decode(new, skip_special_tokens=True))
+    return written(tokenizer, new)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -70,7 +69,7 @@ def test_dexperts_is_its_formula(architecture, three):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_generation_is_the_loop_without_cache_or_padding(architecture, three, toy_tokenizer):
+def test_generation_is_the_loop_without_cache_or_padding(architecture, three, toy_tokenizer, written):
     base, expert, anti = three(architecture)
     prompts = pd.concat([babel.prompts(["en", "zh"], n=3, seed=5), pd.DataFrame({"id": ["one"], "lang": "en", "text": ["a"]})])
     options = {"k": 1, "greedy": True, "max_new_tokens": 7, "batch_size": 5}
@@ -78,7 +77,7 @@ def test_generation_is_the_loop_without_cache_or_padding(architecture, three, to
     plain = generation.generate(base, toy_tokenizer, prompts, "m", **options)["text"].tolist()
     for name, (ensemble, prefixes) in ways.items():
         found = generation.generate(ensemble, toy_tokenizer, prompts, "m", **options)["text"].tolist()
-        assert found == [by_hand(ensemble, toy_tokenizer, text, 7, prefixes) for text in prompts["text"]], name
+        assert found == [by_hand(ensemble, toy_tokenizer, text, 7, written, prefixes) for text in prompts["text"]], name
         assert found != plain or (architecture, name) == ("mt5", "self-debiasing"), name  # this toy ends at once whatever it hears
     for neutral in (dexperts(base, expert, anti, 0), dexperts(base, expert, expert, 2.0), self_debiasing(base, toy_tokenizer, PREFIXES, 0)):
         assert generation.generate(neutral, toy_tokenizer, prompts, "m", **options)["text"].tolist() == plain

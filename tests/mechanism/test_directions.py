@@ -4,7 +4,6 @@ import pytest
 import torch
 from xlingtox import babel, generation
 from xlingtox.core import InputError
-from xlingtox.generation.tokens import whole_letters
 from xlingtox.mechanism.directions import ablate, mean_difference, steer, stream_means
 from xlingtox.mechanism.edits import stream_layers
 from xlingtox.mechanism.subspaces import project_values, toxic_subspaces
@@ -85,14 +84,14 @@ def test_layers_that_are_named_no_longer_write_it(architecture, toy_model):
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "mt5"])
-def test_generation_with_a_cache_is_the_loop_without(architecture, toy_model, toy_tokenizer):
+def test_generation_with_a_cache_is_the_loop_without(architecture, toy_model, toy_tokenizer, written):
     model, prompts = toy_model(architecture), babel.prompts(["en", "zh"], n=3, seed=5)
     with ablate(model, DIRECTIONS[1]), steer(model, DIRECTIONS, [0], 5.0):
         found = generation.generate(model, toy_tokenizer, prompts, "m", k=1, greedy=True, max_new_tokens=6, batch_size=4)["text"].tolist()
         for text, got in zip(prompts["text"], found, strict=True):
             ids = toy_tokenizer(text, return_tensors="pt")["input_ids"]
             out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False, use_cache=False, pad_token_id=0)
-            assert got == whole_letters(toy_tokenizer.decode(out[0, (1 if architecture == "mt5" else ids.shape[1]):], skip_special_tokens=True))
+            assert got == written(toy_tokenizer, out[0, (1 if architecture == "mt5" else ids.shape[1]):])
 
 
 @pytest.mark.parametrize("edit", [False, True])

@@ -7,7 +7,6 @@ import pytest
 import torch
 from xlingtox import babel, generation
 from xlingtox.core import InputError
-from xlingtox.generation.tokens import whole_letters
 from xlingtox.mechanism.intervention import control_sets, offset_activations, sweep
 from xlingtox.models.sites import mlp_sites
 
@@ -60,7 +59,7 @@ def test_every_position_gets_the_offset_times_the_value_vector(architecture, toy
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_generation_with_a_cache_is_the_loop_without(architecture, toy_model, toy_tokenizer, prompts):
+def test_generation_with_a_cache_is_the_loop_without(architecture, toy_model, toy_tokenizer, prompts, written):
     model = toy_model(architecture)
     with offset_activations(model, SITES, OFFSET):
         got = greedy(model, toy_tokenizer, prompts, batch_size=5)
@@ -76,7 +75,7 @@ def test_generation_with_a_cache_is_the_loop_without(architecture, toy_model, to
                 new.append(int(out.logits[0, -1].argmax()))
                 if new[-1] == toy_tokenizer.eos_token_id:
                     break
-            assert found == whole_letters(toy_tokenizer.decode(new, skip_special_tokens=True))
+            assert found == written(toy_tokenizer, new)
     assert got != greedy(model, toy_tokenizer, prompts)
 
 

@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 import torch
 from xlingtox import babel, generation, metrics, models
-from xlingtox.generation.tokens import whole_letters
 from xlingtox.mechanism.activations import activations
 from xlingtox.models.sites import mlp_sites
 from xlingtox.representations import sentence_representations
@@ -36,14 +35,14 @@ def read(tokenizer, text):
     return tokenizer(text, return_tensors="pt", return_token_type_ids=False)
 
 
-def test_greedy_texts_are_those_of_generate(model_and_tokenizer, prompts):
+def test_greedy_texts_are_those_of_generate(model_and_tokenizer, prompts, written):
     model, tokenizer = model_and_tokenizer
     ours = generation.generate(model, tokenizer, prompts, "m", k=1, greedy=True, max_new_tokens=8)["text"].tolist()
     theirs = []
     for text in prompts["text"]:
         ids = read(tokenizer, text)
         out = model.generate(**ids, do_sample=False, max_new_tokens=8, pad_token_id=tokenizer.pad_token_id)[0]
-        theirs.append(whole_letters(tokenizer.decode(out[ids["input_ids"].shape[1]:], skip_special_tokens=True)))
+        theirs.append(written(tokenizer, out[ids["input_ids"].shape[1]:]))
     assert ours == theirs
 
 

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification
 from xlingtox import models
 from xlingtox.core import InputError
 from xlingtox.models.weights import INDEX, check_loaded
@@ -17,6 +17,21 @@ def whole(tmp_path_factory, toy_model, toy_tokenizer):
     folder = tmp_path_factory.mktemp("whole") / "gpt2"
     models.save(toy_model("gpt2"), toy_tokenizer, folder)
     return folder
+
+
+@pytest.mark.parametrize("kind", ["bert", "xlm-roberta", "electra"])
+def test_an_encoder_is_not_asked_to_write(kind, toy_tokenizer, tmp_path):
+    "The library would put a head on it that reads to both sides; as a decoder the same class is fine"
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 40}
+    for decoder, auto in ((False, AutoModelForMaskedLM), (True, AutoModelForCausalLM)):
+        config = AutoConfig.for_model(kind, **size, vocab_size=len(toy_tokenizer), **({"is_decoder": True} if decoder else {}))
+        auto.from_config(config).save_pretrained(folder := tmp_path / str(decoder))
+        toy_tokenizer.save_pretrained(folder)
+    with pytest.raises(InputError, match=f"{kind} is an encoder, which fills gaps"):
+        models.load(str(tmp_path / "False"), device="cpu")
+    model, _ = models.load(str(tmp_path / "True"), device="cpu")
+    a, b = (model(torch.tensor([[5, 6, last]])).logits[0, :2] for last in (7, 8))
+    assert torch.equal(a, b), "what follows is not seen"
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@ import asyncio
 import datetime
 import json
 import math
+import threading
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,8 @@ from xlingtox.scorers.by_name import check_spec, load_scorer, score_generations
 from xlingtox.scorers.endpoint import EndpointScorer
 from xlingtox.scorers.guard import known_guard
 from xlingtox.scorers.perspective import PerspectiveScorer
-from xlingtox.scorers.store import ScoreStore, full_version
+from xlingtox.scorers.service import Answer
+from xlingtox.scorers.store import ScoreStore, _Turn, full_version, text_hash
 
 from perspective_server import KEY, PerspectiveServer
 
@@ -123,7 +125,55 @@ def test_models_by_turns_come_to_an_end(tmp_path, capsys):
 
     with Served(turns) as server:
         store = ScoreStore(tmp_path / "s.sqlite")
-        assert np.isfinite(store.score(moderation(server), ["a", "ab", "abc"], "en")).all() and len(server.seen) < 12
+        with pytest.raises(InputError, match="two models of the service answer by turns"):
+            store.score(moderation(server), ["a", "ab", "abc"], "en")
+        assert len(server.seen) < 12 and len(store.table()) > 3, "no table of two scales, and what was answered is kept"
+
+
+def test_another_model_in_between_is_noticed(tmp_path, capsys):
+    say = Moderation()
+
+    def change(body):
+        say.model = "omni-2026" if len(server.seen) == 3 else "omni-2024"
+        return say(body)
+
+    with Served(change) as server:
+        store = ScoreStore(tmp_path / "s.sqlite")
+        store.score(moderation(server), ["x"], "en")
+        np.testing.assert_allclose(store.score(moderation(server), ["ab", "abcd", "abcdef"], "en"), [0.1, 0.2, 0.3])
+        assert len(server.seen) == 5 and "1 texts of this table are asked for again" in capsys.readouterr().err
+
+
+def test_two_at_work_ask_once_before_either_knows_the_model(tmp_path):
+    texts, stores = [f"text {i}" for i in range(8)], [ScoreStore(tmp_path / "s.sqlite") for _ in range(2)]
+    with Served(Moderation()) as server:
+        stores[0]._turn = _Turn(stores[0]._path)
+        scorer = moderation(server)
+        stores[0]._claim(scorer, "en", [text_hash(t) for t in texts])
+        work = stores[0]._mine(scorer, texts, "en")
+        other = threading.Thread(target=lambda: ScoreStore(tmp_path / "s.sqlite").score(moderation(server), texts, "en"))
+        other.start()
+        list(work)
+        stores[0]._let_go()
+        other.join(20)
+        assert len(server.seen) == len(texts) and not other.is_alive()
+        stores[0]._turn.end()
+
+
+def test_a_failure_for_good_is_known_beside_the_scores_of_a_model(tmp_path):
+    class Fussy:
+        name, version, languages, answered, asked = "fussy", "1", None, None, 0
+
+        def stream(self, texts, lang):
+            for place, text in enumerate(texts):
+                self.asked += 1
+                self.answered = self.answered if text == "bad" else "m-1"
+                yield [Answer(place, math.nan, "refused") if text == "bad" else Answer(place, 0.5, answered="m-1")]
+
+    store, again = ScoreStore(tmp_path / "s.sqlite"), Fussy()
+    first = store.score(Fussy(), ["good", "bad"], "en")
+    np.testing.assert_array_equal(store.score(again, ["good", "bad"], "en"), first)
+    assert again.asked == 0 and np.isnan(first[1])
 
 
 def test_a_store_filled_from_an_archive_knows_the_model(tmp_path):

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from xlingtox.core import InputError
 from xlingtox.scorers import perspective, service
-from xlingtox.scorers.by_name import check_spec, load_scorer
+from xlingtox.scorers.by_name import Unanswered, check_answered, check_spec, load_scorer
 from xlingtox.scorers.endpoint import EndpointScorer
 from xlingtox.scorers.perspective import PerspectiveScorer
 from xlingtox.scorers.quota import Quota, shared_quota
@@ -74,10 +74,10 @@ def test_one_quota_for_all_scorers_of_an_account():
 def test_ten_thousand_texts_on_a_bad_day(tmp_path, monkeypatch):
     take, left = Quota.take, []
 
-    def note(quota, now):
+    def note(quota):
         "Leave to send, and when it was given"
-        wait = take(quota, now)
-        left.extend([now] * (wait == 0))
+        wait = take(quota)
+        left.extend(list(quota._sent)[-1:] * (wait == 0))
         return wait
 
     monkeypatch.setattr(Quota, "take", note)
@@ -380,6 +380,46 @@ def test_errors_of_an_endpoint(code, message):
                 judge.score(["a"], "en")
         else:
             assert judge.assess(["a"], "en")[1] == ["HTTP 400: the model's maximum context length is 5 tokens"]
+
+
+TOO_LONG = [
+    {"message": "This model's maximum context length is 2048 tokens. However, you requested 2100"},
+    {"message": "no", "code": "context_length_exceeded"},
+    {"message": "no", "type": "exceed_context_size_error"},
+    {"message": "Input too long: the text has 9000 tokens"},
+    {"message": "Request Entity Too Large"},
+    {"message": "language am is not supported"},
+    {"message": "no", "code": "string_above_max_length"},
+    {"message": "no", "code": "unsupported_language"},
+]
+TODAY = [
+    {"message": "Unsupported parameter: temperature"},
+    {"message": "no quota left for this project", "code": "billing_hard_limit_reached"},
+    {"message": ""},
+    "refused",
+    {"message": "the content management policy was triggered", "code": "content_filter"},
+    {"message": "temperature is too large", "code": 400},
+    {},
+]
+
+
+@pytest.mark.parametrize("code", [400, 413, 422])
+@pytest.mark.parametrize("call", ["chat/completions", "moderations"])
+def test_only_what_a_server_says_about_the_text_is_final(tmp_path, code, call):
+    errors = {f"text {i}": error for i, error in enumerate([*TOO_LONG, *TODAY])}
+    chat = Chat(lambda body: (code, {"error": errors[body["input"] if "input" in body else body["messages"][1]["content"]]}))
+    with chat.server:
+        ask = lambda: EndpointScorer(chat.url(call), "tiny", qps=400)  # noqa: E731
+        store, judge = ScoreStore(tmp_path / "s.sqlite"), ask()
+        assert np.isnan(store.score(judge, list(errors), "en")).all(), "missing, and no 0"
+        final = store.table()
+        assert len(final) == len(TOO_LONG) and final["reason"].str.startswith(f"HTTP {code}: ").all() and final["toxicity"].isna().all()
+        assert sum(judge.missing.values()) == len(TODAY) and len(chat.server.bodies) == len(errors), "counted, and not asked again at once"
+        with pytest.raises(Unanswered, match=f"{len(TODAY)} scores are missing: .*, and other reasons;") as said:
+            check_answered(judge)
+        assert "temperature is too large" not in str(said.value) or str(said.value).count("HTTP") <= 5
+        store.score(ask(), list(errors), "en")
+        assert len(chat.server.bodies) == len(errors) + len(TODAY)
 
 
 @pytest.mark.parametrize("spec", ["openai:http://h/v1#m", "openai:http://h/v1/chat/completions", "openai:http://h/v1/embeddings#m"])

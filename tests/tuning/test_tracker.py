@@ -1,6 +1,7 @@
 "A tracker is told of a training, changes nothing of it, and an unusable one is said before anything is computed."
 import os
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from transformers import TrainerCallback
@@ -8,7 +9,9 @@ from transformers.integrations import integration_utils
 from xlingtox import babel, models
 from xlingtox.core import InputError
 from xlingtox.profiles.read import load_profile
+from xlingtox.runs import treated
 from xlingtox.tuning import neurons, preference, supervised, trainer
+from xlingtox.tuning.methods import METHODS
 from xlingtox.tuning.trainer import TRACKERS
 
 FEW = {"max_steps": 2, "batch_size": 2, "eval_steps": 1, "warmup_steps": 0}
@@ -74,6 +77,46 @@ def test_every_tuning_takes_one(function):
     import inspect
 
     assert inspect.signature(function).parameters["report_to"].default == "none"
+
+
+@pytest.mark.parametrize("name", sorted(treated._TUNINGS))
+def test_every_training_of_the_methods_exhibit_is_told(name, tmp_path, monkeypatch):
+    "From the profile's setting to the trainer, those of the anti-expert and of the neurons included"
+    from types import SimpleNamespace
+
+    from xlingtox.profiles.method_stages import _method_settings
+    from xlingtox.runs.methods import _bench
+
+    told = []
+    for method in ("dpo", "kto"):
+        monkeypatch.setitem(METHODS, method, SimpleNamespace(tune=lambda *args, report_to="none", **settings: told.append(report_to)))
+    monkeypatch.setattr(treated, "tune_neurons", lambda *args, report_to="none", **settings: told.append(report_to))
+    monkeypatch.setattr(treated, "_aurocs", lambda *args: None)
+    monkeypatch.setattr(treated, "top_neurons", lambda *args: None)
+    (tmp_path / "model").write_text("weights")
+    tables = {"prompts": babel.prompts(["en"], n=2), "preference": babel.preference(20), "labelled": babel.labelled(["en"], n=20)}
+    for tracker in ("none", "wandb"):
+        profile = load_profile("mini").model_copy(update={"report_to": tracker})
+        settings = _method_settings(profile, "mgpt", "ipo") | {"own": None, "instructions": None}
+        job = SimpleNamespace(run=tmp_path, role="mgpt", variant={"antiexpert": "negation"}.get(name, name), settings=settings, profile=profile,
+                              folder=lambda *args, **kwargs: tmp_path / "model", read=lambda kind: tables.get(kind, tables["prompts"]))
+        bench = _bench(job)
+        bench.data |= tables
+        treated._TUNINGS[name](bench, name, None, None, tmp_path / "tuned")
+    assert told == ["none", "wandb"]
+
+
+def test_no_stage_tunes_without_telling():
+    "Each call of a tuning in the stages hands the setting on"
+    import ast
+
+    calls = {}
+    for file in Path(treated.__file__).parent.glob("*.py"):
+        for call in (node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)):
+            name = getattr(call.func, "id", getattr(call.func, "attr", ""))
+            if name in ("tune", "finetune", "tune_neurons"):
+                calls[f"{file.name}, line {call.lineno}"] = "report_to" in [keyword.arg for keyword in call.keywords]
+    assert len(calls) >= 7 and all(calls.values()), calls
 
 
 def test_tensorboards_files_stay_beside_the_model_unless_the_user_says_where(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from collections import Counter
 import numpy as np
 
 from ..core import InputError
+from ..generation.engine import cache_of
 from ..generation.tokens import token_rows, whole_letters
 
 # %% ../../nbs/07_metrics/03_fluency.ipynb #a001
@@ -113,7 +114,7 @@ def _causal_nll_shared(model, contexts, targets, batch_size):
     result = np.zeros(len(targets))
     for some in itertools.chain(*(_batches(same_length, batch_size) for same_length in _by_context(contexts, targets))):
         prefix = torch.tensor([contexts[group[0]][:-1] for group in some], device=model.device)
-        read = _run(model, prefix, 1, use_cache=True).past_key_values
+        read = cache_of(_run(model, prefix, 1, use_cache=True), model)
         for batch in _batches([(number, i) for number, group in enumerate(some) for i in group], batch_size):
             numbers, rows = map(list, zip(*batch, strict=True))
             cache = copy.deepcopy(read)

@@ -141,6 +141,16 @@ def _quieten():
     set_verbosity_error()  # hints to programmers, not to readers
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"  # or a lone pickle would be sent to a service of the hub
 
+# %% ../../nbs/03_models/04_loading.ipynb #120e40a2
+def _check_writes(where: str, config):
+    "Raise `InputError` for an encoder"
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as FILL
+
+    causal = config.is_encoder_decoder or getattr(config, "is_decoder", False) or getattr(config, "causal", False)
+    if config.model_type in FILL and not causal:
+        raise InputError(f"cannot load {where}: {config.model_type} is an encoder, which fills gaps in a text and does "
+                         "not continue it; take a causal model or an encoder-decoder")
+
 # %% ../../nbs/03_models/04_loading.ipynb #a109
 def _without_sampling(model):
     "The model without the settings of sampling that came with its weights"
@@ -161,6 +171,7 @@ def _read(place: _Place, options: dict, quantise: bool, allow_remote_code: bool)
     options = options | {"revision": place.revision, "trust_remote_code": allow_remote_code}
     try:
         config = load_config(place.where, place.revision, allow_remote_code)
+        _check_writes(place.where, config)
         if quantise:
             computing = config.dtype if options["dtype"] == "auto" else options["dtype"]
             options["quantization_config"] = _nf4(computing)

@@ -22,6 +22,7 @@ from .compare import MEASURES, compare_stacked
 from .figures import INK, branch_legend, draw_change, freeze_layout, lang_style, lay_rows
 from .figures import order_languages
 from ..runfolder import manifest_settings
+from ..scorers.catalogue import split_place
 from ..stats import holm
 
 # %% ../../nbs/09_papers/04_sides.ipynb #c101bd35
@@ -72,7 +73,7 @@ def read_side(
     spec: str,  # PLACE or PLACE#MODEL: a table of scores, or the folder of a run; perhaps a model of it
 ) -> tuple[pd.DataFrame, set]:  # entry model lang prompt_id max mean any n_scored n_missing k; how it was judged
     "One side of a comparison"
-    place, _, name = spec.partition("#") if not Path(spec).exists() else (spec, "", "")
+    place, name = split_place(spec)
     table, judged = _of_run(Path(place)) if Path(place).is_dir() else _of_file(Path(place))
     return _chosen(table.astype({"prompt_id": str, "model": str}), name, place), judged
 

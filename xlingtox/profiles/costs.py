@@ -20,7 +20,7 @@ from ..data.loading import split_source
 from ..models.gguf import gguf_header, gguf_weights
 from ..models.registry import model_registry
 from .sections import Data
-from ..scorers.by_name import _split_spec
+from ..scorers.by_name import _split_spec, innermost
 
 # %% ../../nbs/10_profiles/04_costs.ipynb #c005
 ASSUMPTIONS = {  # name: (value, unit, source)
@@ -179,7 +179,7 @@ def quota(
     spec: str = "perspective:default",  # of a scorer
 ) -> float | None:
     "Texts a second that a scorer's service allows; None where nothing is waited for"
-    scorer, _ = _split_spec(spec)
+    scorer, _ = _split_spec(innermost(spec))
     try:
         return scorer.quota and max(float(os.environ.get(getattr(scorer, "raised_by", ""), scorer.quota)), 1e-6)
     except ValueError:

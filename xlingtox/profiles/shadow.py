@@ -15,7 +15,7 @@ from ..models.miniatures import RECIPES
 from ..models.registry import model_registry
 from .profile import Profile
 from .sections import SCHEMA, Data, source_paths
-from ..scorers.by_name import SCORERS
+from ..scorers.by_name import SCORERS, innermost
 from ..tuning.methods import METHODS
 
 # %% ../../nbs/10_profiles/07_shadow.ipynb #c005
@@ -67,7 +67,8 @@ def shadow_scorer(
     stands_in: str = "lexicon:babel",
 ) -> str:
     "A scorer that costs nothing"
-    return spec if spec.partition(":")[0] in LOCAL else stands_in
+    here = innermost(spec)
+    return spec if here.partition(":")[0] in LOCAL else spec.removesuffix(here) + stands_in
 
 # %% ../../nbs/10_profiles/07_shadow.ipynb #c014
 SEEDS = 2  # of each model, at most

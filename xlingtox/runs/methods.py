@@ -42,7 +42,7 @@ def _bench(job: Job) -> Bench:
         models["own"] = job.folder(variant=s["own"])
     inputs = {name: file_digest(path) for name, path in models.items()}
     inputs |= {kind: digest(table.astype(str).to_dict("list")) for kind, table in data.items()}
-    return Bench(job.run, job.role, s, data, inputs, base)
+    return Bench(job.run, job.role, s, data, inputs, base, report_to=job.profile.report_to)
 
 # %% ../../nbs/11_runs/15_methods.ipynb #r009
 def _heard(texts: list[str], langs: pd.Series, whose: str) -> pd.Series:

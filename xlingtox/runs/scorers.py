@@ -67,7 +67,7 @@ def make_scorers(
         for spec in job.settings["scorers"]:
             scorer_class, fit = _split_spec(spec)[0], None
             if is_trained(spec):
-                encoder = [encoder_of(job)] * (scorer_class is FeaturesScorer)
+                encoder = [encoder_of(job)] if scorer_class is FeaturesScorer else []
                 scorer = _trained_scorer(spec, train, test, *encoder)
                 scorer.save(job.run / "models/scorer" / scorer_class.kind)
                 fit = lambda rows, c=scorer_class, e=encoder: c.train(rows, *e)  # noqa: E731

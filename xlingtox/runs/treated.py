@@ -39,6 +39,7 @@ class Bench:
     data: dict[str, pd.DataFrame]  # by kind; those that the method learns from
     inputs: dict[str, str]  # digests: of the untouched model, `base`, of the judge, and of each kind of data
     base: Path | str  # the untouched model
+    report_to: str = "none"  # a tracker of the tunings
 
     @property
     def pairs(self) -> pd.DataFrame:
@@ -154,13 +155,15 @@ def _by_preference(bench: Bench, name: str, model, tokenizer, folder: Path):
     "IPO or KTO, as the run's own DPO is trained"
     unread = ("objective", "loss_type") if name == "kto" else ("objective",)
     settings = {key: value for key, value in bench.settings["dpo"].items() if key not in unread}
-    METHODS["kto" if name == "kto" else "dpo"].tune(model, tokenizer, bench.data["preference"], folder, **settings)
+    METHODS["kto" if name == "kto" else "dpo"].tune(model, tokenizer, bench.data["preference"], folder,
+                                                    report_to=bench.report_to, **settings)
 
 
 def _by_texts(bench: Bench, name: str, model, tokenizer, folder: Path):
     "All weights on the chosen continuations, or on the rejected ones; the prompt is given, not learnt"
     rows = _instructions(bench.data["preference"], "rejected" if name == "antiexpert" else "chosen")
     tune_neurons(model, tokenizer, rows, None, folder, bench.settings["seed"], "full", separator="",
+                 report_to=bench.report_to,
                  **{key: value for key, value in bench.settings["tuning"].items() if key != "separator"})
 
 # %% ../../nbs/11_runs/14_treated.ipynb #w022
@@ -173,7 +176,8 @@ def _by_neurons(bench: Bench, name: str, model, tokenizer, folder: Path):
     if not langs:
         raise InputError("methods.instructions: data.labelled has none of their languages, so no neurons are found")
     neurons = top_neurons(_aurocs(bench, model, tokenizer, langs, "linear"), bench.settings["neurons"])
-    tune_neurons(model, tokenizer, rows, neurons, folder, bench.settings["seed"], "multilingual", **settings)
+    tune_neurons(model, tokenizer, rows, neurons, folder, bench.settings["seed"], "multilingual",
+                 report_to=bench.report_to, **settings)
 
 
 _TUNINGS = {"ipo": _by_preference, "kto": _by_preference, "sft": _by_texts, "antiexpert": _by_texts,

@@ -18,6 +18,7 @@ from fastcore.basics import patch
 from ..core import InputError, file_digest, read_json, read_table
 from ..data.schemas import _is_text
 from ..languages import LANGUAGES, check_languages
+from .catalogue import split_place
 from .scorer import _existing
 from .store import text_hash
 
@@ -167,5 +168,5 @@ def from_spec(
     "The scorer that `archive:WHERE` names"
     if languages is not None:
         cls.check_spec_of(where, languages)
-    folder, _, name = where.partition("#")
+    folder, name = split_place(where)
     return cls(folder, name or None)

@@ -18,6 +18,7 @@ from ..core import InputError, atomic_path, check_columns, read_json
 from ..data.files import read_file
 from .archived import _one_scorer
 from .bridge import FORMAT, check_unit, drawn, expected
+from .catalogue import split_place
 from .store import text_hash
 
 # %% ../../nbs/06_scorers/13_crossing.ipynb #1df041d0
@@ -131,7 +132,7 @@ _KEY = ["model", "lang", "prompt_id", "sample"]
 
 def _of_archive(place: str) -> tuple[pd.DataFrame, dict]:
     "The scores of an archive's one scorer by the hash of the text, and whose they are"
-    folder, _, name = place.partition("#")
+    folder, name = split_place(place)
     table = _one_scorer(folder, name or None)
     who = {"scorer": table["scorer"].iloc[0], "version": table["version"].iloc[0]}
     return table[["lang", "sha256", "toxicity"]].rename(columns={"sha256": "text"}), who
@@ -160,7 +161,7 @@ def read_sides(
 ) -> tuple:  # both sides for `pair_texts`, whose each is, and what is held out: "text" or "prompt"
     "The scores of both sides of a bridge, by text"
     generations = read_file(texts, "generations") if texts else None
-    archived = [Path(place.partition("#")[0]).is_dir() for place in (reference, substitute)]
+    archived = [Path(split_place(place)[0]).is_dir() for place in (reference, substitute)]
     if any(archived) and not all(archived) and generations is None:
         raise InputError("an archive and a table of scores are paired by their texts; give the table's generations")
     (a, who_a), (b, who_b) = (_of_archive(place) if folder else _of_table(place, generations)

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from ..core import InputError
-from .catalogue import check_learnt
+from .catalogue import check_learnt, split_place
 
 # %% ../../nbs/06_scorers/00_scorer.ipynb #c005
 class Scorer(Protocol):
@@ -78,7 +78,7 @@ def assess(
 # %% ../../nbs/06_scorers/00_scorer.ipynb #s013
 def _existing(where: str) -> tuple[str, str]:
     "The file or folder of a spec, if there is one, and what follows its #"
-    place, _, part = where.partition("#")
+    place, part = split_place(where)
     if not Path(place).exists():
         raise InputError(f"scorer: no such file or folder: {place}")
     return place, part

@@ -131,11 +131,13 @@ def _stored(value, path: Path, name: str) -> float:
 @patch
 def get(self: ScoreStore, scorer: Scorer, texts: list[str], lang: str) -> tuple[np.ndarray, np.ndarray]:
     "Toxicity [n] (nan where missing), and whether each text is settled [n]: scored, or failed for good"
-    toxicity, known, key = np.full(len(texts), np.nan), np.zeros(len(texts), dtype=bool), _key(scorer, lang)
-    query = "SELECT toxicity FROM scores WHERE scorer = ? AND version = ? AND lang = ? AND sha256 = ?"
+    toxicity, known = np.full(len(texts), np.nan), np.zeros(len(texts), dtype=bool)
+    own, full = str(getattr(scorer, "version", "")), full_version(scorer)
+    query = """SELECT toxicity FROM scores WHERE scorer = ? AND version IN (?, ?) AND lang = ? AND sha256 = ?
+               AND (version = ? OR toxicity IS NULL) ORDER BY toxicity IS NULL"""  # a failure names no model
     with _reading(self._path):
         for i, text in enumerate(texts):
-            if row := self._db.execute(query, (*key, text_hash(text))).fetchone():
+            if row := self._db.execute(query, (scorer.name, full, own, lang, text_hash(text), full)).fetchone():
                 known[i] = True
                 if row[0] is not None:
                     toxicity[i] = _stored(row[0], self._path, scorer.name)
@@ -251,6 +253,24 @@ def _keep(self: ScoreStore, scorer: Scorer, texts: list[str], lang: str, answers
     if wrong:
         _in_range(scorer, np.array([wrong[0].toxicity, *wrong[0].others.values()]), lang, wrong[0].place)
 
+# %% ../../nbs/06_scorers/03_store.ipynb #74ac23e5
+@patch
+def _recall(self: ScoreStore, scorer: Scorer):
+    "Tell a scorer that asks a service which model answered last"
+    if not hasattr(scorer, "answered") or scorer.answered is not None:
+        return
+    self._db.execute("""CREATE TABLE IF NOT EXISTS answering (scorer TEXT NOT NULL, version TEXT NOT NULL,
+                        answered TEXT NOT NULL, PRIMARY KEY (scorer, version)) WITHOUT ROWID""")
+    query = "SELECT answered FROM answering WHERE scorer = ? AND version = ?"
+    found = self._db.execute(query, (scorer.name, scorer.version)).fetchall()
+    prefix = _answered_by(scorer.version, " ")[:-1]
+    for order in ("ASC", "DESC") if not found else ():
+        query = f"""SELECT version FROM scores WHERE scorer = ? AND version BETWEEN ? AND ?
+                    ORDER BY version {order} LIMIT 1"""
+        found += self._db.execute(query, (scorer.name, prefix, f"{prefix}\U0010ffff")).fetchall()
+    if len(names := {name.removeprefix(prefix) for name, in found}) == 1:
+        scorer.answered = names.pop()
+
 # %% ../../nbs/06_scorers/03_store.ipynb #4c3aefab
 class _Turn:
     "A process at work on a store: its name, and a lock that ends with it"
@@ -278,18 +298,21 @@ class _Turn:
 
 # %% ../../nbs/06_scorers/03_store.ipynb #0425bb03
 @patch
-def _claim(self: ScoreStore, key: tuple[str, str, str], hashes: list[bytes]) -> tuple[list[int], list[int]]:
+def _claim(self: ScoreStore, scorer: Scorer, lang: str, hashes: list[bytes]) -> tuple[list[int], list[int]]:
     "Places of the texts that are now this process's to ask for, and of those that are stored or another's"
     mine, others, same = [], [], "scorer = ? AND version = ? AND lang = ? AND sha256 = ?"
+    key = (scorer.name, str(getattr(scorer, "version", "")), lang)
     with _reading(self._path), self._db:
         self._db.execute("BEGIN IMMEDIATE")
         for (owner,) in self._db.execute("SELECT DISTINCT owner FROM asked").fetchall():
             if self._turn.is_over(owner):
                 self._db.execute("DELETE FROM asked WHERE owner = ?", (owner,))
                 self._turn.end(owner)
+        self._recall(scorer)  # another process may know by now which model answers
+        stored = _key(scorer, lang)
         for place, sha in enumerate(hashes):
-            taken = [self._db.execute(f"SELECT 1 FROM {table} WHERE {same}", (*key, sha)).fetchone()
-                     for table in ("scores", "asked")]
+            taken = [self._db.execute(f"SELECT 1 FROM {table} WHERE {same}", (*whose, sha)).fetchone()
+                     for table, whose in (("scores", stored), ("asked", key))]
             (others if any(taken) else mine).append(place)
         rows = [(*key, hashes[place], self._turn.name) for place in mine]
         self._db.executemany("INSERT INTO asked VALUES (?, ?, ?, ?, ?)", rows)
@@ -317,7 +340,7 @@ def _as_they_come(self: ScoreStore, scorer: Scorer, texts: list[str], lang: str)
     left, self._turn = np.arange(len(texts)), _Turn(self._path)
     try:
         while len(left):
-            mine, others = self._claim(_key(scorer, lang), [text_hash(texts[i]) for i in left])
+            mine, others = self._claim(scorer, lang, [text_hash(texts[i]) for i in left])
             for places, toxicity in self._mine(scorer, [texts[left[i]] for i in mine], lang) if mine else ():
                 yield left[mine][places], toxicity
             self._let_go()
@@ -355,24 +378,6 @@ def _score_once(
         progress(int(repeats[unknown[places]].sum()))
     return toxicity[place]
 
-# %% ../../nbs/06_scorers/03_store.ipynb #74ac23e5
-@patch
-def _recall(self: ScoreStore, scorer: Scorer):
-    "Tell a scorer that asks a service which model answered last"
-    if not hasattr(scorer, "answered") or scorer.answered is not None:
-        return
-    self._db.execute("""CREATE TABLE IF NOT EXISTS answering (scorer TEXT NOT NULL, version TEXT NOT NULL,
-                        answered TEXT NOT NULL, PRIMARY KEY (scorer, version)) WITHOUT ROWID""")
-    query = "SELECT answered FROM answering WHERE scorer = ? AND version = ?"
-    found = self._db.execute(query, (scorer.name, scorer.version)).fetchall()
-    prefix = _answered_by(scorer.version, " ")[:-1]
-    for order in ("ASC", "DESC") if not found else ():
-        query = f"""SELECT version FROM scores WHERE scorer = ? AND version BETWEEN ? AND ?
-                    ORDER BY version {order} LIMIT 1"""
-        found += self._db.execute(query, (scorer.name, prefix, f"{prefix}\U0010ffff")).fetchall()
-    if len(names := {name.removeprefix(prefix) for name, in found}) == 1:
-        scorer.answered = names.pop()
-
 # %% ../../nbs/06_scorers/03_store.ipynb #279c9ae7
 @patch
 def _note_change(self: ScoreStore, scorer: Scorer, before: str | None, stale: int):
@@ -381,9 +386,19 @@ def _note_change(self: ScoreStore, scorer: Scorer, before: str | None, stale: in
         self._db.execute("INSERT OR REPLACE INTO answering VALUES (?, ?, ?)",
                          (scorer.name, scorer.version, scorer.answered or ""))
     if before is not None or stale:
+        other = "as another in between" if before == scorer.answered else f"as {before} before" if before else ""
         print(f"scorer {scorer.name}: the service answers as {scorer.answered or 'an unnamed model'} now, "
-              f"{f'and as {before} before' if before else 'and did not say as what before'}; their scores are kept "
+              f"and {other or 'did not say as what before'}; their scores are kept "
               f"apart, and {stale} texts of this table are asked for again", file=sys.stderr)
+
+# %% ../../nbs/06_scorers/03_store.ipynb #1d69b414
+@patch
+def _of_last(self: ScoreStore, scorer: Scorer, texts: list[str], lang: str, toxicity: np.ndarray):
+    "Scores [n], of the model that answered last where it gave one; and the places of those that only another gave"
+    if not hasattr(scorer, "answered"):
+        return toxicity, []
+    stored, known = self.get(scorer, texts, lang)
+    return np.where(known, stored, toxicity), np.flatnonzero(~np.isnan(toxicity) & ~known)
 
 # %% ../../nbs/06_scorers/03_store.ipynb #46749541
 @patch
@@ -399,12 +414,18 @@ def score(
     self._recall(scorer)
     before = getattr(scorer, "answered", None)
     toxicity = self._score_once(scorer, texts, lang, batch_size, progress)
-    for _ in range(2):
-        if (now := getattr(scorer, "answered", None)) == before:
-            break
-        stale = np.flatnonzero(~np.isnan(toxicity) & ~self.get(scorer, texts, lang)[1])
-        self._note_change(scorer, before, len({texts[i] for i in stale}))
+    for _ in range(3):
+        now = getattr(scorer, "answered", None)
+        toxicity, stale = self._of_last(scorer, texts, lang, toxicity)
+        if now != before or len(stale):
+            self._note_change(scorer, before, len({texts[i] for i in stale}))
+        if not len(stale):
+            return toxicity
         before = now
-        if len(stale):
-            toxicity[stale] = self._score_once(scorer, [texts[i] for i in stale], lang, batch_size)
+        toxicity[stale] = self._score_once(scorer, [texts[i] for i in stale], lang, batch_size)
+    toxicity, stale = self._of_last(scorer, texts, lang, toxicity)
+    if len(stale):
+        raise InputError(f"scorer {scorer.name}: two models of the service answer by turns, {now or 'an unnamed one'} "
+                         "and another; all scores are kept, each with its model, and no table mixes them: ask for a "
+                         "model by its dated name, or run the same command again when the change is over")
     return toxicity
