@@ -103,8 +103,8 @@ def _check_pair(a: pd.DataFrame, b: pd.DataFrame):
     for lang in sorted(set(a["lang"]) & set(b["lang"])):
         k = [_k(side, lang) for side in (a, b)]
         if k[0] != k[1]:
-            raise InputError(f"A has {k[0]} continuations of a prompt and B {k[1]}, in {lang}; EMT and ToxProb grow with "
-                             "their number")
+            raise InputError(f"A has {k[0]} continuations of a prompt and B {k[1]}, in {lang}; EMT and ToxProb grow "
+                             "with their number")
 
 
 def _cube(a: pd.DataFrame, b: pd.DataFrame, column: str, langs: list[str]) -> np.ndarray:

@@ -292,6 +292,9 @@ def settle(self: _Call, answer: Answer):
         self.again.put_nowait(None)
 
 # %% ../../nbs/06_scorers/04_service.ipynb #a065
+LONG_WAIT = 30.0  # seconds
+
+
 @patch
 async def send(self: _Call, place: int, faults: tuple | list):
     "One attempt at a text, and what follows from it"
@@ -303,8 +306,8 @@ async def send(self: _Call, place: int, faults: tuple | list):
         if said.again and self.service._again(faults, self.answered):
             pause = _pause(len(faults), self.service.backoff, random.uniform(0.5, 1.5), said.after)
             if said.after > LONG_WAIT and not self.waited:
-                print(f"{self.service.name}: {said.kind}, and asks for {said.after:.0f} s of patience; the next attempt "
-                      f"is in {pause:.0f} s", file=sys.stderr)
+                print(f"{self.service.name}: {said.kind}, and asks for {said.after:.0f} s of patience; the next "
+                      f"attempt is in {pause:.0f} s", file=sys.stderr)
                 self.waited = True
             return asyncio.get_running_loop().call_later(pause, self.again.put_nowait, (place, faults))
         self.service.missing[said.kind] += 1
@@ -312,9 +315,6 @@ async def send(self: _Call, place: int, faults: tuple | list):
     self.settle(said)
 
 # %% ../../nbs/06_scorers/04_service.ipynb #a069
-LONG_WAIT = 30.0  # seconds
-
-
 @patch
 async def _leave(self: Service):
     "Wait until the quota has room"
