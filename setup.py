@@ -10,8 +10,9 @@ parser = ConfigParser(interpolation=None)
 parser.read(HERE / "settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
 lib = cfg["lib_name"]
-# The workflow travels with the wheel: the folder paper/ is installed as xlingtox/paper.
-homes = {lib: lib, f"{lib}.paper": "paper"}
+# The workflow and the archived runs travel with the wheel: the folder paper/ is installed as xlingtox/paper, and
+# evidence/ as xlingtox/evidence.
+homes = {lib: lib} | {f"{lib}.{home}": home for home in ("paper", "evidence") if (HERE / home).is_dir()}
 
 
 def lines(key):
@@ -42,7 +43,7 @@ setup(
     packages=[package for name, home in homes.items() for package in packages(name, home)],
     package_dir=homes,
     include_package_data=False,
-    package_data={lib: ["py.typed", "**/*.pyi", "assets/**/*"], f"{lib}.paper": ["**/*"]},
+    package_data={lib: ["py.typed", "**/*.pyi", "assets/**/*"], f"{lib}.paper": ["**/*"], f"{lib}.evidence": ["**/*"]},
     install_requires=lines("requirements"),
     extras_require={extra: lines(f"{extra}_requirements")
                     for extra in ("dev", "capability", "gguf", "slurm", "umap", "vllm")},

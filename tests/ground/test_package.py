@@ -17,7 +17,7 @@ def test_the_built_package_holds_every_file_of_the_code_and_of_the_workflow(tmp_
              "build_py", "--build-lib", tmp_path / "lib"]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True, text=True, timeout=120)
     built = files(tmp_path / "lib" / "xlingtox")
-    workflow = {Path("paper") / path for path in files(ROOT / "paper")}
+    workflow = {Path(home) / path for home in ("paper", "evidence") for path in files(ROOT / home)}
     assert built == files(ROOT / "xlingtox") | workflow
     assert any("." in part for path in built for part in path.parts[:-1])  # a folder named after a model with a dot is one
 

@@ -51,7 +51,7 @@ def without_places(value):
     return re.sub(r"(?<![^\s:@=(])/(?:[^/\s]+/)*(?=[^/\s])", "", value) if isinstance(value, str) else value
 
 # %% ../../nbs/09_papers/06_evidence.ipynb #64272120
-LONG = 12  # characters
+LONG = 12  # bytes in UTF-8
 
 
 def raw_texts(run: str | Path) -> set[str]:
@@ -63,7 +63,7 @@ def raw_texts(run: str | Path) -> set[str]:
         names = [f.name for f in pq.read_schema(file) if f.name in TEXTS and str(f.type) in ("string", "large_string")]
         for values in pd.read_parquet(file, columns=names).to_numpy().T if names else ():
             found.update(v.strip() for v in values if isinstance(v, str))
-    return {text for text in found if len(text) >= LONG}
+    return {text for text in found if len(text.encode("utf-8", "surrogatepass")) >= LONG}
 
 
 def check_no_text(folder: Path, texts: set[str]):
@@ -248,7 +248,7 @@ def _beside(ours: Path, theirs: Path, name: str) -> dict:
     moved = [f"{c} of {name}: {words[0][c]}, archived {w}" for c, w in words[1].items() if words[0].get(c, w) != w]
     stems = [s for s in dict.fromkeys([*old["data"], *old["tables"]]) if (ours / f"{s}.csv").exists()]
     pairs = [(without_texts(_table(ours / f"{stem}.csv")), _table(theirs / f"{stem}.csv")) for stem in stems]
-    equal = sum(a.equals(b) for a, b in pairs)
+    equal = sum(a.to_csv(float_format="%.6g") == b.to_csv(float_format="%.6g") for a, b in pairs)
     numbers, within = map(sum, zip((0, 0), *(_within(a, b) for a, b in pairs), strict=True))
     return {"exhibit": name, "verdicts": len(words[1]), "moved": moved, "tables": len(stems), "equal": equal,
             "numbers": numbers, "within": within}

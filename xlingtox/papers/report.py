@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 from ..core import atomic_path, read_json, write_json, write_table
-from .board import (CSS, claims_of, last_failures, read_exhibits, rehearsed, scoreboard, tally,
+from .board import (CSS, DECIDED, claims_of, last_failures, read_exhibits, rehearsed, scoreboard, tally,
                                    verdict_rows, verdict_word, verdict_words)
 from .exhibits import EXHIBITS, PAPERS
 from .evidence import evidence_column
@@ -112,7 +112,8 @@ def _show(name: str, found: dict, folder: Path, page: str | None, stale: bool, w
 def _finished(run: Path, pages: dict[str, str]) -> dict[str, dict]:
     "What the templates need to know of each exhibit that has something to show"
     failed, words = last_failures(run), verdict_words(run)
-    there = {name: found for name, found in read_exhibits(run).items()
+    said = f" {PILOT}." * bool(pilot(run))
+    there = {name: found | {"caption": found["caption"] + said} for name, found in read_exhibits(run).items()
              if found["variant"] != "not run" or found["figures"] or found["tables"]}
     return {name: _show(name, found, run / "exhibits" / name, pages.get(name), name in failed, words)
             for name, found in there.items()}
@@ -189,19 +190,29 @@ def _placed(row: dict, finished: dict[str, dict]) -> dict:
             "models": finished.get(name, {}).get("models", [])}
 
 
-def _paper(name: str, finished: dict[str, dict], rows: list[dict], missing: list[dict]) -> dict:
+def _archived(claims: list[dict], column: dict) -> list[dict]:
+    "Claims with what a real model showed of them, archived: the first verdict that decides, and that of each exhibit"
+    for c in claims:
+        rows = column.get("verdicts", {}).get(c["claim"], [])
+        by_exhibit = {row["exhibit"]: row for row in rows}
+        c["archived"] = next((r for r in rows if r["verdict"] in DECIDED), next(iter(rows), None))
+        c["judged"] = [row | {"archived": by_exhibit.get(row["exhibit"])} for row in c["judged"]]
+    return claims
+
+
+def _paper(name: str, finished: dict[str, dict], rows: list[dict], missing: list[dict], column: dict) -> dict:
     "What the templates need to know of a paper"
-    claims, mine = claims_of(name, rows), [e.name for e in EXHIBITS.values() if e.paper == name]
+    claims, mine = _archived(claims_of(name, rows), column), [e.name for e in EXHIBITS.values() if e.paper == name]
     return {"name": name, "title": PAPERS[name], "n": len(mine), "n_made": sum(n in finished for n in mine),
             "tally": tally([r for r in rows if r["exhibit"] in mine]),
             "claims": claims, "few": sum(len(c["judged"]) for c in claims) <= FEW,
             "index": _index(name, finished), "groups": _groups(name, finished), "missing": missing}
 
 
-def _papers(run: Path, finished: dict[str, dict], rows: list[dict], pages: dict[str, str]) -> list[dict]:
+def _papers(run: Path, finished: dict[str, dict], rows: list[dict], pages: dict, column: dict) -> list[dict]:
     "What the templates need to know of all papers"
     notes, failed = read_exhibits(run), last_failures(run)
-    return [_paper(name, finished, rows, _missing(name, finished, notes, failed, pages)) for name in PAPERS]
+    return [_paper(name, finished, rows, _missing(name, finished, notes, failed, pages), column) for name in PAPERS]
 
 # %% ../../nbs/09_papers/06_report.ipynb #b014
 def _usual(run: Path) -> tuple[str, ...]:
@@ -221,9 +232,10 @@ def _front(run: Path, common: dict, finished: dict[str, dict], rows: list[dict],
 def _pages(run: Path, finished: dict[str, dict], pages: dict, manifests: dict, so_far: bool = False) -> dict[str, str]:
     "The front page and the page of each paper, by file name"
     rows = [_placed(row, finished) for row in verdict_rows(run)]
-    papers = _papers(run, finished, rows, pages)
+    column = {} if rehearsed(run) else evidence_column()
+    papers = _papers(run, finished, rows, pages, column)
     common = {"run": run.resolve().name, "rehearsed": rehearsed(run), "so_far": so_far, "style": style(), "css": CSS,
-              "papers": papers}
+              "papers": papers, "pilot": pilot(run), "archive": column}
     made = {"index.html": _front(run, common, finished, rows, pages, manifests)}
     for p in papers:
         its = [e for e in finished.values() if e["paper"] == p["name"]]

@@ -1,0 +1,165 @@
+"""The archive of a run of a real model: no text, no weights, no places; part by part; and what a run says of itself beside it."""
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import save_file
+from xlingtox.core import InputError, read_json, write_json, write_table
+from xlingtox.papers import evidence, report
+from xlingtox.papers.pilot import PILOT
+
+from synthetic_run import make_run, run_cells
+
+LANGS = ["en", "de", "es", "ru", "zh"]
+EXHIBITS = ["li2024/fig1", "li2024/table1", "li2024/fig4"]
+
+
+def card(left_out, thirds):
+    "That of the run's scorer"
+    rows = pd.DataFrame({"lang": LANGS, "left_out": left_out, "thirds": [np.nan, *[thirds] * 4], "judged": True, "reason": ""})
+    return rows.assign(spec="words:/home/me/lists", scorer="lexicon", left_out_low=rows["left_out"] - 0.05, n=100)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    "A finished run whose model lies in a file of somebody's home, with two figures and a table of texts"
+    run = make_run(tmp_path_factory.mktemp("runs") / "laptop", 0.9, LANGS, n_prompts=20, seeds=2)
+    model = {"model": "/home/me/models/gemma.gguf"}
+    write_json({"name": "laptop", "title": "A real model", "pilot": True, "scorer": "words:/home/me/lists", "languages": LANGS, "judge": model,
+                "models": {"mgpt": model}, "data": {"prompts": {"source": ["rtp-lx:/home/me/rtp"]}}}, run / "profile.json")
+    for role in ("mgpt", "judge"):
+        (run / "models" / role / "base").mkdir(parents=True)
+        save_file({"w": np.ones((2, 3), np.float32)}, run / "models" / role / "base/model.safetensors")
+    write_table(card(0.7, 0.6), run / "scorer_card/all.parquet")
+    for name in EXHIBITS:
+        run_cells(name, run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def archive(run, tmp_path_factory):
+    return evidence.keep_evidence(run, tmp_path_factory.mktemp("evidence"))
+
+
+def everything(archive):
+    return {path.relative_to(archive).as_posix(): path.read_text(encoding="utf-8") for path in archive.rglob("*") if path.is_file()}
+
+
+def test_no_row_of_raw_text_is_in_the_archive(run, archive):
+    texts = set()
+    for kind in ("data", "generations"):
+        for file in (run / kind).rglob("*.parquet"):
+            texts |= {text.strip() for text in pd.read_parquet(file)["text"]}
+    texts = {text for text in texts if len(text.encode()) >= 12}
+    assert len(texts) > 100
+    for name, said in everything(archive).items():
+        assert not any(text in said for text in texts), name
+    shown = pd.read_csv(archive / "exhibits/li2024/table1/table1.csv")
+    assert {"prompt", "before", "after"}.isdisjoint(shown) and "lang" in shown, "masked texts are texts"
+
+
+def test_a_text_that_slips_through_stops_it(run, tmp_path):
+    table = run / "exhibits/li2024/fig1/averages.csv"
+    good, text = table.read_text(), pd.read_parquet(run / "data/prompts.parquet")["text"].max()
+    try:
+        pd.read_csv(table).assign(noted=text).to_csv(table, index=False)
+        with pytest.raises(InputError, match="averages.csv: holds a text of the run, and is not archived"):
+            evidence.keep_evidence(run, tmp_path)
+    finally:
+        table.write_text(good)
+    assert not (tmp_path / "laptop").exists(), "nothing half written"
+
+
+def test_neither_weights_nor_places_are_in_it(archive):
+    files = everything(archive)
+    assert {name.rpartition(".")[2] for name in files} == {"csv", "json", "svg"}
+    assert not [name for name, said in files.items() if "/home/me" in said]
+    about = read_json(archive / "manifest.json")
+    assert about["models"]["mgpt"]["model"] == "gemma.gguf" and about["models"]["mgpt"]["parameters"] == 6
+    assert len(about["models"]["mgpt"]["sha256"]) == 64 and about["settings"]["data"]["prompts"]["source"] == ["rtp-lx:rtp"]
+    for entry in about["exhibits"].values():
+        assert entry["versions"]["xlingtox"] and entry["hardware"]["cores"] and entry["finished"]
+    assert pd.read_csv(archive / "scorer_cards.csv")["spec"].unique().tolist() == ["words:lists"]
+    assert set(pd.read_csv(archive / "verdicts.csv")["claim"]) == {"L1", "L13", "L14"}
+
+
+def test_it_grows_part_by_part_and_is_of_one_model(run, tmp_path):
+    first = evidence.keep_evidence(run, tmp_path)
+    about = read_json(first / "manifest.json")
+    about["exhibits"]["li2024/fig2"] = about["exhibits"].pop("li2024/fig1")  # as if kept on another day
+    (first / "exhibits/li2024/fig1").rename(first / "exhibits/li2024/fig2")
+    write_json(about, first / "manifest.json")
+    assert set(read_json(evidence.keep_evidence(run, tmp_path) / "manifest.json")["exhibits"]) == {*EXHIBITS, "li2024/fig2"}
+    about["exhibits"]["li2024/fig2"]["models"]["mgpt"] = "another model"
+    write_json(about, first / "manifest.json")
+    assert set(read_json(evidence.keep_evidence(run, tmp_path) / "manifest.json")["exhibits"]) == set(EXHIBITS)
+
+
+def test_a_run_of_miniatures_is_no_evidence(tmp_path, capsys):
+    make_run(tmp_path / "mini", 0.9, LANGS[:3], n_prompts=10, seeds=1)
+    write_json({"name": "mini", "title": "", "scorer": "lexicon:babel", "judge": {"model": "mini:judge"}, "models": {"mgpt": {"model": "mini:mgpt"}}},
+               tmp_path / "mini/profile.json")
+    run_cells("li2024/fig1", tmp_path / "mini")
+    assert evidence.main([str(tmp_path / "mini"), "--to", str(tmp_path / "kept")]) == 2
+    assert "evidence is of real models" in capsys.readouterr().err and not (tmp_path / "kept/mini").exists()
+
+
+def test_a_run_compares_itself(run, archive, tmp_path):
+    folder = archive.parent
+    same = evidence.compare_evidence(run, folder)
+    assert set(same["exhibit"]) == set(EXHIBITS) and (same["tables"] == same["equal"]).all()
+    assert same["numbers"].sum() == same["within"].sum() > 20 and not sum(same["moved"], [])
+    old = archive / "exhibits/li2024/fig1"
+    data, found = pd.read_csv(old / "per_language.csv"), read_json(old / "exhibit.json")
+    shift = data.assign(**{c: data[c] + 10 for c in data if c.startswith("after")})
+    other = tmp_path / "laptop"
+    for path in archive.rglob("*"):
+        if path.is_file():
+            (other / path.relative_to(archive)).parent.mkdir(parents=True, exist_ok=True)
+            (other / path.relative_to(archive)).write_bytes(path.read_bytes())
+    shift.to_csv(other / "exhibits/li2024/fig1/per_language.csv", index=False)
+    found["verdicts"][0]["holds"] = not found["verdicts"][0]["holds"]
+    write_json(found, other / "exhibits/li2024/fig1/exhibit.json")
+    moved = evidence.compare_evidence(run, tmp_path)
+    said = evidence.compared_in_words(moved)
+    assert 0 < moved["within"].sum() < moved["numbers"].sum() and "verdicts alike" in said[0] and "L1 of li2024/fig1" in said[1]
+    assert evidence.compared_in_words(evidence.compare_evidence(run, tmp_path / "nowhere")) == []
+
+
+def test_the_workflow_says_it_and_never_fails_of_it(run, archive, monkeypatch, tmp_path):
+    from xlingtox.runs.workflow import _say_beside
+
+    said = []
+    monkeypatch.setattr(evidence, "evidence_dir", lambda: archive.parent)
+    _say_beside(run, said.append)
+    assert said[0].startswith("beside the archived run: 3 of 3 verdicts alike")
+    (tmp_path / "laptop").mkdir()
+    (tmp_path / "laptop/manifest.json").write_text("{")
+    monkeypatch.setattr(evidence, "evidence_dir", lambda: tmp_path)
+    _say_beside(run, said.append)
+    assert "could not be compared" in said[-1]
+
+
+def test_the_report_has_it_as_a_column(run, archive, monkeypatch, tmp_path):
+    without = report.build_report(run, tmp_path / "without")
+    monkeypatch.setattr(evidence, "evidence_dir", lambda: archive.parent)
+    with_it = report.build_report(run, tmp_path / "with")
+    for name in ("index.html", "li2024.html"):
+        before, after = (page.with_name(name).read_text() for page in (without, with_it))
+        assert "on a laptop</th>" not in before and after.count("Real 6e-06 M on a laptop</th>") >= 1
+        assert after.count('data-label="Real 6e-06 M on a laptop"') >= 3
+
+
+@pytest.mark.parametrize("left_out, thirds, limited", [(0.7, 0.6, True), (0.85, 0.6, True), (0.7, 0.9, True), (0.85, 0.9, False)])
+def test_a_pilot_is_called_one_until_its_card_is_good(run, tmp_path, left_out, thirds, limited):
+    write_table(card(left_out, thirds), run / "scorer_card/all.parquet")
+    try:
+        pages = [path.read_text() for path in report.build_report(run, tmp_path / "report").parent.glob("*.html")]
+        assert all((PILOT in page) == limited for page in pages)
+        captions = [caption for page in pages for caption in page.split("<figcaption>")[1:] + page.split('<p class="caption">')[1:]]
+        assert len(captions) == 3 and all((f"{PILOT}." in caption.split("</")[0]) == limited for caption in captions)
+        about = read_json(evidence.keep_evidence(run, tmp_path / "kept") / "manifest.json")
+        assert bool(about["pilot"]) == limited and json.dumps(about)
+    finally:
+        write_table(card(0.7, 0.6), run / "scorer_card/all.parquet")
