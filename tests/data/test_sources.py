@@ -383,7 +383,9 @@ def test_jigsaw(tmp_path):
     ({"train.csv": "id,text,label\n1,a,0\n"}, "train.csv: lacks the columns comment_text, toxic; expected are id comment_text toxic, it has id text label"),
     ({"train.csv": "id,comment_text,toxic\n1,a,0\n2,b,-1\n"}, "train.csv, row 2: toxic is '-1', not one of 0 1"),
     ({"train.csv": "id,comment_text,toxic\n1,a,0\n1,b,1\n"}, "row 2: en train-1 occurs more than once"),
-    ({"train.csv": 'id,comment_text,toxic\n1,"a,0\n'}, "train.csv: not CSV"),
+    ({"train.csv": 'id,comment_text,toxic\n1,"a,0\n'}, "train.csv, line 2: not CSV"),
+    ({"train.csv": "id,comment_text,toxic\n1,a, b,0\n2,c, d,1\n"}, "train.csv, line 2: has 4 cells, and the header has 3"),
+    ({"train.csv": "id,comment_text,toxic\n1,a,0\n2,b\n"}, "train.csv, line 3: has 2 cells, and the header has 3"),
     ({"train.csv": "id,comment_text,toxic\n1,voil\xe0,0\n".encode("latin-1")}, "train.csv, line 2: not UTF-8"),
     ({"test_labels.csv": "id,toxic\n11,1\n13,-1\n12,0\n"}, "test_labels.csv: its ids are not those of test.csv"),
     ({"test_labels.csv": None}, "test_labels.csv: no such file"),
@@ -394,6 +396,13 @@ def test_bad_jigsaw(tmp_path, files, message):
         data.load_data(f"jigsaw:{tmp_path}", "labelled", splits=["train", "test"])
     with pytest.raises(InputError, match="splits does not support dev"):
         data.load_data(f"jigsaw:{tmp_path}", "labelled", splits=["dev"])
+
+
+def test_suffixes_in_any_letters_are_read(tmp_path):
+    "A file that is passed over would be fewer rows in silence"
+    (tmp_path / "RTP_LX_en.json").write_text('{"Prompt": "one"}\n')
+    (tmp_path / "rtp_lx_zh-hans.JSON").write_text('{"Prompt": "一"}\n')
+    assert data.load_data(f"rtp-lx:{tmp_path}", "prompts")[["lang", "text"]].values.tolist() == [["en", "one"], ["zh", "一"]]
 
 
 # -- PolygloToxicityPrompts

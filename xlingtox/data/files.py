@@ -94,9 +94,10 @@ def read_jsonl(path: str | Path, fields: tuple[str, ...] = ()) -> pd.DataFrame:
 csv.field_size_limit(1 << 30)
 
 
-def _cells(path: str | Path) -> list[tuple[int, list[str]]]:
+def _cells(path: str | Path, encoding: str = "utf-8-sig", separator: str = ",") -> list[tuple[int, list[str]]]:
     "The rows of a CSV file as (line, cells); empty lines have no cells"
-    reader, rows = csv.reader(io.StringIO(read_text(path), newline=""), strict=True), []
+    text = io.StringIO(read_text(path, encoding), newline="")
+    reader, rows = csv.reader(text, strict=True, delimiter=separator), []
     try:
         for cells in reader:
             rows.append((reader.line_num, cells))
@@ -127,9 +128,9 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         raise InputError(f"{path}: not a parquet file ({str(e).splitlines()[0]})") from None
 
 # %% ../../nbs/02_data/01_files.ipynb #a044
-def _read_csv(path: Path) -> pd.DataFrame:
+def _read_csv(path: Path, encoding: str = "utf-8-sig", separator: str = ",") -> pd.DataFrame:
     "A table from a CSV file with a header, all of it text"
-    (_, header), *rows = _cells(path)
+    (_, header), *rows = _cells(path, encoding, separator)
     for line, cells in rows:
         if cells and len(cells) != len(header):
             raise InputError(f"{path}, line {line}: has {len(cells)} cells, and the header has {len(header)}")

@@ -9,7 +9,6 @@ __all__ = ['RTP_LX', 'RTP_LX_OTHER', 'PASSWORD', 'locale_files', 'zip_members', 
            'hub_pairs', 'read_csv', 'read_labels', 'from_labelled', 'jigsaw', 'polyglo_toxicity_prompts']
 
 # %% ../../nbs/02_data/03_sources.ipynb #h002
-import io
 import os
 import re
 import zipfile
@@ -20,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core import InputError, check_columns
-from .files import decode, parse_jsonl, read_jsonl, read_text
+from .files import _read_csv, decode, parse_jsonl, read_jsonl
 from .pairs import PAIR_SCHEMAS, from_pairs, only_as, released_split
 from .schemas import SCHEMAS, validate
 from ..languages import LANGUAGES, check_languages
@@ -128,7 +127,7 @@ def zip_members(
 def _rtp_lx_members(where: Path) -> dict[str, Callable[[], bytes]]:
     "A function for each file of a release that reads it, from a zip or a folder"
     if where.is_dir():
-        return {p.name: p.read_bytes for p in where.glob("*.json")}
+        return {p.name: p.read_bytes for p in where.iterdir() if p.suffix.lower() == ".json"}
     if where.is_file():
         return zip_members(where)
     raise InputError(f"{where}: no such file or folder")
@@ -184,7 +183,7 @@ def preference_pairs(
 ) -> pd.DataFrame:
     "The English preference pairs of Lee et al. (2024)"
     only_as(as_, ["preference"], where)
-    files = sorted(Path(where).glob("*.jsonl"))
+    files = sorted(p for p in Path(where).glob("*") if p.suffix.lower() == ".jsonl")
     if not files:
         raise InputError(f"{where}: {'holds no .jsonl file' if Path(where).is_dir() else 'no such folder'}")
     check_languages(languages or [], ["en"], str(where))
@@ -256,10 +255,7 @@ def read_csv(
     separator: str = ",",
 ) -> pd.DataFrame:
     "A CSV file whose values are all text, with the columns asked for"
-    try:
-        df = pd.read_csv(io.StringIO(read_text(path, encoding)), sep=separator, dtype=str, keep_default_na=False)
-    except pd.errors.ParserError as e:
-        raise InputError(f"{path}: not CSV ({str(e).strip()})") from None
+    df = _read_csv(path, encoding, separator)
     if lacking := [c for c in columns if c not in df.columns]:
         raise InputError(f"{path}: lacks the columns {', '.join(lacking)}; expected are {' '.join(columns)}, "
                          f"it has {' '.join(df.columns)}")

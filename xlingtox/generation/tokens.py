@@ -9,6 +9,7 @@ __all__ = ['token_rows', 'prompt_tokens', 'mark_ids', 'continuation_text', 'whol
 
 # %% ../../nbs/04_generation/00_tokens.ipynb #06331a22
 import codecs
+import functools
 import os
 import re
 
@@ -52,14 +53,20 @@ def mark_ids(tokenizer) -> frozenset[int]:
 
 # %% ../../nbs/04_generation/00_tokens.ipynb #4882c06c
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
-_PRINTED = [*range(33, 127), *range(161, 173), *range(174, 256)]
-_BYTES = {chr(b): b for b in _PRINTED} | {chr(256 + n): b for n, b in enumerate(sorted({*range(256)} - {*_PRINTED}))}
+
+
+@functools.cache
+def _bytes() -> dict[str, int]:
+    "Byte of each character in which byte-level BPE writes its tokens"
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    return {character: byte for byte, character in bytes_to_unicode().items()}
 
 
 def _token_bytes(name: str, level: bool) -> bytes:
     "The bytes of a token, which is written in byte-level BPE's characters, or with names of bytes"
     if level:
-        return b"".join(bytes([_BYTES[c]]) if c in _BYTES else c.encode() for c in name)
+        return b"".join(bytes([_bytes()[c]]) if c in _bytes() else c.encode() for c in name)
     byte = _BYTE.fullmatch(name)
     return bytes([int(byte[1], 16)]) if byte else name.encode()
 

@@ -11,7 +11,7 @@ __all__ = ['FEWEST_PROMPTS', 'LEVEL', 'bridged_summary', 'bridged_change']
 import numpy as np
 import pandas as pd
 
-from .toxicity import _TOXICITY, THRESHOLD
+from .toxicity import _TOXICITY, MOST_MISSING, THRESHOLD
 from ..scorers.bridge import drawn
 from ..scorers.crossing import check_crossing, why_not_bridged
 from ..stats import _two_sided_p, holm, resample_counts
@@ -77,6 +77,21 @@ def _changes(bridge: dict, before: pd.DataFrame, after: pd.DataFrame, n_draws: i
     mean = change.mean(axis=(0, 1)) if len(both) else np.full(3, np.nan)
     return np.einsum("dp,dpm->dm", counts, change), mean, len(both)
 
+# %% ../../nbs/07_metrics/09_bridged.ipynb #5c07a121
+def _per_prompt(of: pd.DataFrame) -> pd.DataFrame:
+    "How many rows each prompt has, `size`, and how many scores, `count`"
+    return of.groupby("prompt_id")["toxicity"].agg(["size", "count"])
+
+
+def _why_untold(bridge: dict, lang: str, of: pd.DataFrame, k: int) -> str:
+    "Why nothing can be told of a side in one language, if so; `k` scores of a prompt are usual"
+    if not of["toxicity"].notna().any():
+        return "no scores"
+    n = _per_prompt(of)
+    if (share := 1 - n["count"].sum() / n["size"].clip(lower=k).sum()) > MOST_MISSING:
+        return f"{share:.0%} of its scores are missing"
+    return why_not_bridged(bridge, lang, of["toxicity"].to_numpy())
+
 # %% ../../nbs/07_metrics/09_bridged.ipynb #908cdf95
 FEWEST_PROMPTS, LEVEL = 10, 0.05
 
@@ -102,9 +117,9 @@ def bridged_change(
     sides, rows = [check_crossing(bridge, side) for side in (before, after)], []
     for lang in sorted(set(before["lang"]) | set(after["lang"])):
         own = [side[side["lang"] == lang] for side in sides]
+        k = max((_per_prompt(of)["size"].mode().max() for of in own if len(of)), default=0)
         why = [f"{name}: {reason}" for name, of in zip(("before", "after"), own, strict=True)
-               if (reason := ("" if of["toxicity"].notna().any() else "no scores")
-                   or why_not_bridged(bridge, lang, of["toxicity"].to_numpy()))]
+               if (reason := _why_untold(bridge, lang, of, k))]
         row = {"lang": lang, "why": "; ".join(why)} | dict.fromkeys(["difference", "low", "high", "p"], np.nan)
         if not why:
             draws, mean, n = _changes(bridge, *own, n_draws, seed, threshold)

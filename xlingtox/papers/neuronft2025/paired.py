@@ -14,7 +14,7 @@ import pandas as pd
 
 from ...core import check_columns
 from ..beniwal2025.exact import sign_flip
-from ..beniwal2025.grid import MOST_MISSING
+from ...metrics.toxicity import MOST_MISSING
 from ..claims import LEVEL, verdict, with_interval
 from ..compare import _interval, _resampled_means, _with_sample
 from .methods import METHODS, printed
