@@ -91,6 +91,16 @@ def test_what_is_no_part_of_a_letter_is_what_the_model_wrote(llama):
         assert of(stray, *letter[:2]) == "kind\ufffd"
 
 
+def test_ids_without_a_token_say_nothing(llama):
+    "An output layer may be wider than the vocabulary"
+    for tokenizer, half in ((byte_level(), "è"), (llama, "<0xE8>")):
+        kind, beyond = tokenizer("kind", add_special_tokens=False)["input_ids"], len(tokenizer) + 3
+        begun = tokenizer.convert_tokens_to_ids(half)
+        for new in ([*kind, beyond], [beyond, *kind], [*kind, begun, beyond], [*kind, beyond, begun], [*kind, begun]):
+            assert continuation_text(tokenizer, [], new, mark_ids(tokenizer)) == "kind"
+        assert continuation_text(tokenizer, kind, [beyond], mark_ids(tokenizer)) == ""
+
+
 def test_half_a_letter_is_not_judged(toy_model, toy_tokenizer):
     model = toy_model("gpt2")
     whole, cut = (perplexity(model, toy_tokenizer, ["The dog"], [f" sings{end}"]) for end in ("", "\ufffd\ufffd"))

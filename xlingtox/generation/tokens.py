@@ -87,9 +87,12 @@ def continuation_text(
     "The text that new tokens add to a prompt, without half a letter at its end"
     prompt, new = ([i for i in ids if i not in marks] for ids in (prompt, new))
     before, whole = tokenizer.decode(prompt), tokenizer.decode(prompt + new)
-    if new and whole.endswith("\ufffd") and (half := _half_letter(names := tokenizer.convert_ids_to_tokens(new))):
-        named = _BYTE.fullmatch(names[-1])
-        whole = tokenizer.decode(prompt + new[:-half]) if named else whole.removesuffix("\ufffd")
+    if whole.endswith("\ufffd"):
+        names = tokenizer.convert_ids_to_tokens(new)
+        known = [pair for pair in zip(new, names, strict=True) if pair[1] is not None]  # vocabularies are padded
+        if known and (half := _half_letter([name for _, name in known])):
+            named = _BYTE.fullmatch(known[-1][1])
+            whole = tokenizer.decode(prompt + [i for i, _ in known[:-half]]) if named else whole.removesuffix("\ufffd")
     return whole[len(os.path.commonprefix([before, whole])) :]
 
 # %% ../../nbs/04_generation/00_tokens.ipynb #d1a78bbe
