@@ -37,6 +37,34 @@ def _pool(states, mask, pooling="mean"):
     rows = mask.new_tensor(range(len(mask)))
     return states[rows, mask.sum(1) - 1 if pooling == "last" else 0].float()
 
+# %% ../nbs/00_ground/03_representations.ipynb #0d0a4594
+class _Reached(Exception):
+    "The states that are asked for are there"
+
+
+def _up_to(reader, layer, inputs):
+    "States of a layer below the last, `[n, length, d]`, from the layers up to it; None where all must be read"
+    import torch
+
+    n = getattr(reader.config, "num_hidden_layers", None)
+    stacks = [m for m in reader.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == n]
+    if len(stacks) != 1 or not 0 <= layer < n:
+        return None
+    found = []
+
+    def stop(module, args, given):
+        found.append(args[0] if args else given["hidden_states"])
+        raise _Reached
+
+    handle = stacks[0][layer].register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        reader(**inputs)
+    except _Reached:
+        return found[0]
+    finally:
+        handle.remove()
+    return None
+
 # %% ../nbs/00_ground/03_representations.ipynb #a011
 def _counted(tokens, mask, left_out=None):
     "The tokens that a mean is taken of: the real ones, but not the token that is left out where it stands first"
@@ -46,16 +74,24 @@ def _counted(tokens, mask, left_out=None):
     return mask - first
 
 
+def _wanted(reader, tokens, mask, layer=None):
+    "The states of every layer, or of one alone, each `[n, length, d]`"
+    inputs = {"input_ids": tokens, "attention_mask": mask}
+    if layer is not None and (found := _up_to(reader, layer, inputs)) is not None:
+        return [found]
+    states = reader(**inputs, output_hidden_states=True).hidden_states
+    if layer is not None and not -len(states) <= layer < len(states):
+        raise InputError(f"the model has no layer {layer}; there are 0 (embeddings) to {len(states) - 1}")
+    return states if layer is None else [states[layer]]
+
+
 def _pooled_layers(model, tokens, mask, pooling="mean", layer=None, left_out=None):
     "Representations of a batch in every layer, or in one alone, `[n_layers + 1 or 1, n, d]`"
     import torch
 
     reader = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
     with torch.inference_mode():
-        states = reader(input_ids=tokens, attention_mask=mask, output_hidden_states=True).hidden_states
-        if layer is not None and not -len(states) <= layer < len(states):
-            raise InputError(f"the model has no layer {layer}; there are 0 (embeddings) to {len(states) - 1}")
-        wanted = states if layer is None else [states[layer]]
+        wanted = _wanted(reader, tokens, mask, layer)
         counted = _counted(tokens, mask, left_out) if pooling == "mean" else mask
         return torch.stack([_pool(h, counted, pooling) for h in wanted]).cpu().numpy()
 

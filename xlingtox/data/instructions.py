@@ -234,13 +234,17 @@ def _too_few(left: pd.Series, n: int) -> str:
 def keep_pairs(
     pairs: pd.DataFrame,
     n: int = 1000,  # pairs of each language (neuron paper 2025, section 3.2)
+    fewest: int | None = None,  # where a language has not n, as many of each as it has, down to so many; None = n
 ) -> pd.DataFrame:
     "Keep the first n pairs of each language (step `kept`); `InputError` where there are fewer"
     left = steps_left(pairs)
-    short = [f"{lang}: {_too_few(rows.set_index('step')['left'], n)}"
-             for lang, rows in left.groupby("lang", sort=False) if rows["left"].iloc[-1] < n]
+    there = left.groupby("lang", sort=False)["left"].last()
+    least = n if fewest is None else min(n, fewest)
+    short = [f"{lang}: {_too_few(left[left['lang'] == lang].set_index('step')['left'], least)}"
+             for lang in there.index[there < least]]
     if short:
-        raise InputError(f"{n} pairs of each language are wanted. {'. '.join(short)}")
+        raise InputError(f"{least} pairs of each language are wanted. {'. '.join(short)}")
+    n = min(n, int(there.min()))
     return leave_out(pairs, "kept", still_in(pairs).groupby(pairs["lang"]).cumsum() > n)
 
 # %% ../../nbs/02_data/10_instructions.ipynb #i044
@@ -269,6 +273,7 @@ def make_instructions(
     n_candidates: int = 2000,  # answers of each language (neuron paper 2025, section 3.2)
     n: int = 1000,  # pairs of each language that are kept (the same)
     seed: int = 0,
+    fewest: int | None = None,  # as in `keep_pairs`
     **filters,  # the others of `filter_responses`
 ) -> pd.DataFrame:
     "From hate corpora to pairs: every row, and where it was left out"
@@ -276,7 +281,7 @@ def make_instructions(
         raise InputError(f"n_candidates: {n} pairs cannot be kept of {n_candidates} candidates")
     _must_judge(scorer, validate(labelled, "labelled", "hate corpora")["lang"])
     pairs = answer_candidates(draw_candidates(labelled, n_candidates, seed), respond)
-    return keep_pairs(filter_responses(pairs, hear, scorer, **filters), n)
+    return keep_pairs(filter_responses(pairs, hear, scorer, **filters), n, fewest)
 
 # %% ../../nbs/02_data/10_instructions.ipynb #i049
 def instruct_pairs(

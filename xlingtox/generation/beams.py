@@ -153,7 +153,7 @@ def beam_tokens(
     finished = _Finished(len(running), beams, max_new_tokens, tokenizer.pad_token_id, tokens.device)
     for step in range(max_new_tokens):
         logits, state = _expect(model, tokens, state)
-        scores = _held_down(logits.log_softmax(-1), history, real, repetition_penalty, no_repeat_ngram_size)
+        scores = _held_down(logits.float().log_softmax(-1), history, real, repetition_penalty, no_repeat_ngram_size)
         if step < min_new_tokens:
             scores[:, end] = -torch.inf
         score, beam, token = _chosen(scores / temperature, running, top_p, keys, step)

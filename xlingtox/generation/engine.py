@@ -76,7 +76,7 @@ def _expect(model, tokens, state):
     if not model.config.is_encoder_decoder:
         mask = torch.nn.functional.pad(mask, (0, 1), value=1)
     state = state | {"attention_mask": mask, "past_key_values": cache_of(out, model)}
-    logits = out.logits[:, -1].to(tokens.device, torch.float32)
+    logits = out.logits[:, -1].to(tokens.device)
     if not torch.isfinite(logits.amax(-1)).all():
         raise InputError(f"the model {model.config._name_or_path or ''} gives logits that are not numbers; its weights "
                          "are damaged, or overflow in this type (try float32)")
@@ -132,6 +132,7 @@ def _penalised(logits, seen, penalty: float):
     "Scores with those of seen tokens divided by the penalty where they are positive, multiplied where they are not"
     import torch
 
+    logits = logits.float()
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 # %% ../../nbs/04_generation/01_engine.ipynb #g018

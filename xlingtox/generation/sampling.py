@@ -9,6 +9,7 @@ __all__ = ['prompt_key', 'sample_uniforms', 'sample_nucleus']
 
 # %% ../../nbs/04_generation/00_sampling.ipynb #h002
 import hashlib
+import math
 
 import numpy as np
 
@@ -34,21 +35,45 @@ def sample_uniforms(
     key = prompt_key(seed, lang, prompt_id)[:16]
     return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little"))).random((k, n))
 
+# %% ../../nbs/04_generation/00_sampling.ipynb #ac6f4cde
+_WIDE = 2**15  # tokens; a smaller vocabulary is searched as a whole
+
+
+def _most_probable(p, width: int):
+    "The largest probabilities of each row, in falling order, and the ids of their tokens, [n, width] each"
+    import torch
+
+    n = p.shape[-1]
+    block = 2 ** round(math.log2(max(1, n / width)) / 2)
+    if n < _WIDE or block == 1:
+        return p.topk(min(width, n), dim=-1)
+    whole = n // block * block
+    best = p[:, :whole].unflatten(-1, (-1, block)).amax(-1).topk(width, dim=-1).indices
+    ids = (best[..., None] * block + torch.arange(block, device=p.device)).flatten(1)
+    rest = torch.arange(whole, n, device=p.device).expand(len(p), -1)  # what is left of a block at the end
+    ids = torch.cat([ids, rest], 1)
+    found, place = p.gather(1, ids).topk(width, dim=-1)
+    return found, ids.gather(1, place)
+
 # %% ../../nbs/04_generation/00_sampling.ipynb #c008
 def _nucleus(logits, temperature: float, top_p: float, width: int):
     "Of the most probable tokens: cumulative probability in the nucleus, [n, width], their ids, which nuclei are wider"
     probabilities = (logits.float() / temperature).softmax(-1)
-    p, ids = probabilities.topk(min(width, logits.shape[-1]), dim=-1)
+    p, ids = _most_probable(probabilities, width)
     before = p.cumsum(-1) - p
     keep = p * (before < top_p)
     return keep.cumsum(-1), ids, before[:, -1] + p[:, -1] < top_p
 
 # %% ../../nbs/04_generation/00_sampling.ipynb #g002
+_AT_ONCE = 2**21  # probabilities: 8 MB in 32 bits
+
+
 def _nuclei(logits, temperature: float, top_p: float, width: int):
-    "`_nucleus`, on a CPU 32 rows at a time"
+    "`_nucleus`, on a CPU at most 32 rows at a time, and of a large vocabulary fewer"
     import torch
 
-    pieces = logits.split(32 if logits.device.type == "cpu" else len(logits))
+    few = max(1, min(32, _AT_ONCE // logits.shape[-1]))
+    pieces = logits.split(few if logits.device.type == "cpu" else len(logits))
     parts = zip(*(_nucleus(piece, temperature, top_p, width) for piece in pieces), strict=True)
     return [torch.cat(part) for part in parts]
 

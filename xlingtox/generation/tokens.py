@@ -47,7 +47,7 @@ _SENTINEL = re.compile(r"▁?<extra_id_\d+>")
 
 def mark_ids(tokenizer) -> frozenset[int]:
     "Ids of the tokens that are no text: the special ones, and sentinels"
-    sentinels = [i for token, i in tokenizer.get_vocab().items() if _SENTINEL.fullmatch(token)]
+    sentinels = [i for token, i in tokenizer.get_vocab().items() if "<extra" in token and _SENTINEL.fullmatch(token)]
     added = [i for i, token in tokenizer.added_tokens_decoder.items() if token.special]
     return frozenset([*tokenizer.all_special_ids, *added, *sentinels])
 

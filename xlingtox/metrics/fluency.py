@@ -72,7 +72,8 @@ def _nll(logits, labels):
     "Sum of -log p over the labels that are not -100: `[n, t, vocabulary]`, `[n, t]` -> `[n]`"
     import torch
 
-    parts = zip(logits.flatten(0, 1).split(64), labels.flatten().split(64), strict=True)
+    at_once = max(1, min(64, 2**21 // logits.shape[-1]))  # rows; a large vocabulary's would not fit the caches
+    parts = zip(logits.flatten(0, 1).split(at_once), labels.flatten().split(at_once), strict=True)
     loss = [torch.nn.functional.cross_entropy(some.float(), wanted, reduction="none", ignore_index=-100)
             for some, wanted in parts]
     sums = torch.cat(loss).view(labels.shape).double().sum(1).cpu().numpy()

@@ -25,6 +25,7 @@ from ..core import InputError, atomic_path, paper_dir, read_json, read_table, wr
 from .board import WORDS, verdict_word
 from .pieces import NUMERIC
 from .pilot import pilot
+from ..progress import read_progress
 from ..runfolder import has_artifact, load_artifact, run_folder
 
 # %% ../../nbs/09_papers/06_evidence.ipynb #69cbf83d
@@ -168,10 +169,17 @@ def keep_evidence(
             write_table(card.map(without_places), temporary / "scorer_cards.csv")
         write_table(pd.DataFrame(_verdicts(temporary, kept), columns=COLUMNS), temporary / "verdicts.csv")
         about = {"profile": settings["name"], "title": settings["title"], "models": models, "pilot": pilot(run)}
-        write_json(about | _work(run) | {"settings": without_places(settings),
-                                         "exhibits": dict(sorted(kept.items()))}, temporary / "manifest.json")
+        about |= {"missing": _missing(run, kept)} | _work(run)
+        write_json(about | {"settings": without_places(settings), "exhibits": dict(sorted(kept.items()))},
+                   temporary / "manifest.json")
         check_no_text(temporary, raw_texts(run))
     return target
+
+
+def _missing(run: Path, kept) -> list[str]:
+    "The exhibits that a run was asked for and that are not in its archive, sorted"
+    asked = {name for said in read_progress(run) if said.get("event") == "asked" for name in said["exhibits"]}
+    return sorted(asked - set(kept))
 
 
 def _entry(run: Path, name: str, source: Path, archive: Path, models: dict) -> dict:
@@ -283,7 +291,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--to", help="folder of all archived runs")
     given = parser.parse_args(arguments)
     try:
-        print(keep_evidence(given.run, given.to))
+        print(at := keep_evidence(given.run, given.to))
+        if missing := read_json(at / "manifest.json")["missing"]:
+            print(f"incomplete: {len(missing)} exhibits that the run was asked for are not made: {', '.join(missing)}")
     except InputError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2

@@ -11,6 +11,7 @@ __all__ = ['ASSUMPTIONS', 'VALUE', 'UNKNOWN', 'BYTES', 'ROWS', 'TRAINED', 'billi
 # %% ../../nbs/10_profiles/04_costs.ipynb #c002
 import contextlib
 import contextvars
+import functools
 import os
 import re
 from dataclasses import dataclass
@@ -65,6 +66,12 @@ UNKNOWN = 7.0  # billions
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
+@functools.cache
+def _in_file(file: str, written: int) -> float:
+    "Billions of parameters in a GGUF file that was written at a time: each of a plan's jobs asks"
+    return gguf_weights(gguf_header(file)) / 1e9
+
+
 def billions(
     spec: str,  # as in a profile
     dtype: str = "float32",
@@ -74,7 +81,7 @@ def billions(
     if kind in ("mini", "shadow"):
         return 0.001
     if spec.endswith(".gguf") and Path(spec).is_file():
-        return gguf_weights(gguf_header(spec)) / 1e9
+        return _in_file(spec, Path(spec).stat().st_mtime_ns)
     if Path(spec).is_dir():
         return sum(f.stat().st_size for f in Path(spec).glob("*.safetensors")) / BYTES[dtype] / 1e9
     known = model_registry().set_index("hub")["billions"]

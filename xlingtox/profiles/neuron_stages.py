@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 from .card import Stage, _light, _memory, _model_of, _size, _started, _trained, made
 from xlingtox.profiles.costs import (
-    TRAINED, VALUE, Cost, comment_tokens, counted_billions, hours_of, hours_of_waiting, hours_of_writing, n_rows_each,
+    BYTES, TRAINED, VALUE, Cost, comment_tokens, counted_billions, hours_of, hours_of_waiting, hours_of_writing,
+    n_rows_each,
 )
 
 # %% ../../nbs/10_profiles/05_neuron_stages.ipynb #u011
@@ -60,8 +61,8 @@ def _from_babel(p) -> str:
 # %% ../../nbs/10_profiles/05_neuron_stages.ipynb #u022
 def _instruction_settings(p, role, variant) -> dict:
     "Who answers, and what is left out"
-    names = ("languages", "responder", "responder_revision", "n_candidates", "n_instructions", "polite", "fluent",
-             "at_once", "seed")
+    names = ("languages", "responder", "responder_revision", "responder_dtype", "replies", "n_candidates",
+             "n_instructions", "fewest", "polite", "fluent", "at_once", "seed")
     return {"scorer": p.scorer, "source": p.data["hate"].source, "heard": _from_babel(p)} | _some(*names)(
         p, role, variant)
 
@@ -102,8 +103,9 @@ def _instruction_cost(p, role, variant) -> Cost:
     section = p.neuronft2025
     if section.responder == "babel":
         return _light(p, role, variant)
-    n, texts = counted_billions(section.responder, "bfloat16"), section.n_candidates * len(section.languages)
-    hours = hours_of_writing(1e9 * n, texts, 128, section.at_once)
+    dtype = section.responder_dtype
+    n, texts = counted_billions(section.responder, dtype), section.n_candidates * len(section.languages)
+    hours = hours_of_writing(1e9 * n, texts, section.replies.max_new_tokens, section.at_once, BYTES[dtype])
     waits = hours_of_waiting([p.scorer], texts)
     return _started(n, hours + waits, 0.1, 3 + 3 * n, 4 + 3 * n)
 

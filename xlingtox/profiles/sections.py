@@ -28,6 +28,7 @@ from ..babel.draw import KINDS
 from ..core import InputError, closest, paper_dir
 from ..data.loading import BABEL, source_path, source_settings, split_source
 from ..generation.completions import Decoding
+from ..generation.responses import REPLIES
 from ..models.miniatures import RECIPES, shadow_config
 from ..settings import Count, Natural, Positive, Settings
 from ..tuning.methods import METHODS
@@ -265,8 +266,11 @@ class Neuronft2025(Settings):
     shuffles: Count = 20  # of the labels, for what chance gives
     responder: Spec  # answers hateful prompts politely; "babel": the miniature's world does
     responder_revision: str | None = None
+    responder_dtype: Dtype = "float32"  # of its weights
+    replies: Decoding = REPLIES  # how it answers
     n_candidates: Count = 2000  # answers per language, before filtering
     n_instructions: Count = 1000  # pairs per language that are tuned on
+    fewest: Count | None = None  # where filtering leaves fewer in a language, as many of each, down to so many
     polite: float = Field(0.5, gt=0, le=1)  # an answer whose toxicity is as high is left out
     fluent: bool = True  # whether an answer of higher perplexity than most prompts is left out
     strategies: list[Literal[STRATEGIES]] = Field(["full", "per-language", "multilingual"], min_length=1)

@@ -126,10 +126,10 @@ def make_pairs(
     "Instructions to tune on: hateful prompts and polite responses (neuron paper 2025, section 3.2)"
     with stage(run, "instructions") as job:
         s = job.settings
-        respond = load_responder(s["responder"], s["responder_revision"], seed=s["seed"], **(
-            {} if s["responder"] == "babel" else {"batch_size": s["at_once"]}))
+        how = {"batch_size": s["at_once"], "family": Decoding(**s["replies"])} if s["responder"] != "babel" else {}
+        respond = load_responder(s["responder"], s["responder_revision"], s["responder_dtype"], seed=s["seed"], **how)
         pairs = make_instructions(job.read("hate"), respond, n_candidates=s["n_candidates"], n=s["n_instructions"],
-                                  seed=s["seed"], **_filters(job))
+                                  seed=s["seed"], fewest=s["fewest"], **_filters(job))
         told = {name: s[name] for name in ("responder", "scorer", "polite", "fluent", "n_candidates", "seed")}
         save_instructions(pairs, job.run / "instructions" / "card", s["source"], told)
         job.write(steps_left(pairs), "instruction_steps")

@@ -187,9 +187,17 @@ def _conclude(run: Path, names: list[str], displays: list[_Display], failed: boo
     return 0
 
 # %% ../../nbs/11_runs/09_workflow.ipynb #a298
+def _note_asked(run: Path, names: list[str]):
+    "Record which exhibits a run is asked for, unless it was before: whoever reads it later knows what is missing"
+    known = {name for said in read_progress(run) if said.get("event") == "asked" for name in said["exhibits"]}
+    if not known.issuperset(names):
+        append_progress(run, event="asked", exhibits=names)
+
+
 def _make(profile: Profile, run: Path, names: list[str], jobs: int, say, executor: str) -> int:
     "Make exhibits in a run folder, pass by pass, then the report; the exit status"
     start, displays = time.monotonic(), []
+    _note_asked(run, names)
     server = warm.server() if executor == "local" else contextlib.nullcontext("")
     with open(run / "workflow.log", "w", encoding="utf-8") as log, server as address:
         for first, config in passes(profile, run, names):

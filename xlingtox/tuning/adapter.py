@@ -77,17 +77,28 @@ def _with_adapter(model, peft_config):
     return get_peft_model(model, peft_config)
 
 # %% ../../nbs/05_tuning/01_adapter.ipynb #a024
-def _scores_where(logits, targets, scored):
-    "What trl asks of each token, from the logits [n_scored, vocabulary] of the scored ones among the targets"
-    from trl.trainer.utils import FusedCausalLMOutput
+_AT_ONCE = 2**21  # logits: 8 MB in 32 bits; larger tables leave a processor's caches
 
+
+def _scores(logits, targets):
+    "Log p, entropy, mean logit and whether it is the most probable, of each token, from [n, vocabulary] and [n]"
     logits = logits.float()
     log_p = logits.log_softmax(-1)
+    return (log_p.gather(-1, targets[:, None])[:, 0], -(log_p.detach().exp() * log_p.detach()).sum(-1),
+            logits.detach().mean(-1), logits.argmax(-1) == targets)
+
+
+def _scores_where(logits, targets, scored):
+    "What trl asks of each token, from the logits [n_scored, vocabulary] of the scored ones among the targets"
+    import torch
+    from trl.trainer.utils import FusedCausalLMOutput
+
+    at_once = max(1, _AT_ONCE // logits.shape[-1])
+    pieces = zip(logits.split(at_once), targets[scored].split(at_once), strict=True)
+    log_p, entropy, mean, top = map(torch.cat, zip(*(_scores(*piece) for piece in pieces), strict=True))
     place = lambda x: x.new_zeros(scored.shape).masked_scatter(scored, x)  # noqa: E731
-    return FusedCausalLMOutput(log_probs=place(log_p.gather(-1, targets[scored][:, None])[:, 0]),
-                               entropy=place(-(log_p.detach().exp() * log_p.detach()).sum(-1)),
-                               mean_logits=place(logits.detach().mean(-1)), label_mask=scored,
-                               is_top1=place(logits.argmax(-1) == targets[scored]))
+    return FusedCausalLMOutput(log_probs=place(log_p), entropy=place(entropy), mean_logits=place(mean),
+                               is_top1=place(top), label_mask=scored)
 
 
 def _token_scores(logits, labels):
