@@ -125,7 +125,9 @@ def score(
     check_out(out, in_)
     judge, table = load_scorer(scorer), read_file(in_, "generations")
     with contextlib.closing(ScoreStore(core.cache_dir() / "scores.sqlite")) as store:
-        write_out(score_generations(table, judge, store), out)
+        write_out(scores := score_generations(table, judge, store), out)
+    if missing := int(scores["toxicity"].isna().sum()):
+        print(f"{missing} of {len(scores)} scores are missing; they are counted as missing, not as 0", file=sys.stderr)
     if cut := getattr(judge, "truncated", 0):
         print(f"{cut} texts were longer than {judge.name} can read, and were cut", file=sys.stderr)
     check_answered(judge)
