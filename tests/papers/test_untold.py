@@ -283,10 +283,13 @@ def test_bases_that_cannot_tell_do_not_refute():
     assert judge_over_bases("L1", rows.assign(holds=[True, False, False, None, None]), "x")["holds"] is False, "they could not turn it"
 
 
-def test_controls_and_methods_without_a_tenth(quick):
+def test_controls_without_a_tenth(quick):
     table = scored({"dpo-0": 0.3, "swapped-0": 1.0, "shuffled-0": 0.9})
     assert as_they_must(*compare_controls(table, [0])) == {"swapped": True, "shuffled": True}
     assert as_they_must(*compare_controls(without(table, 0.1, "missing", "swapped-0"), [0])) == {"swapped": None, "shuffled": True}
+
+
+def test_methods_without_a_tenth():
     toy = methods.toy_methods()
     gone = (toy["method"] == "aura") & (toy["lang"] == "de")
     equal = methods.at_equal_perplexity(methods.outcomes(toy.assign(n_scored=toy["n_scored"] - gone), n_resamples=50)).set_index(["method", "metric"])["p"]
