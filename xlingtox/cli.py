@@ -288,8 +288,8 @@ def import_(
 def forget(
     run: RunOption = None,
     store: StoreOption = None,
-    scorer: Annotated[str | None, typer.Option(help="Only those of the scorer of this name; one that the store does not "
-                                                    "hold is an error.")] = None,
+    scorer: Annotated[str | None, typer.Option(help="Only those of the scorer of this name, which the store must "
+                                                    "hold.")] = None,
     lang: Annotated[str | None, typer.Option(help="Only those in this language.")] = None,
 ):
     "Take failures out of a store, so that the next run asks for them again; scores stay."

@@ -241,7 +241,8 @@ def test_l11_of_few_neurons(lost, told):
 
 @pytest.mark.parametrize("share, told", [(0.05, True), (0.1, False)])
 def test_answers_and_activations_that_are_missing_in_part(share, told):
-    rows = pd.DataFrame([(f"mgpt/{v}", v, "facts", lang, f"q{i}", float(i % 5 > 0), 0.25) for v in ("base", "dpo-0") for lang in ("en", "de") for i in range(200)],
+    rows = pd.DataFrame([(f"mgpt/{v}", v, "facts", lang, f"q{i}", float(i % 5 > 0), 0.25)
+                         for v in ("base", "dpo-0") for lang in ("en", "de") for i in range(200)],
                         columns=["model", "variant", "task", "lang", "id", "correct", "chance"])
     gone = (rows["variant"] == "dpo-0") & (rows["lang"] == "de") & rows.groupby(["variant", "lang"]).cumcount().lt(round(200 * share))
     for table in (rows.assign(correct=rows["correct"].mask(gone)), rows[~gone]):
@@ -255,7 +256,8 @@ def test_answers_and_activations_that_are_missing_in_part(share, told):
 
 
 def test_the_diversity_of_a_language_that_is_missing():
-    dist = pd.DataFrame([(v, lang, f"dist{n}", (0.5 if v == "base" else 0.3) + i / 100) for v in ("base", "dpo-0") for i, lang in enumerate(LANGS) for n in (1, 2, 3)],
+    dist = pd.DataFrame([(v, lang, f"dist{n}", (0.5 if v == "base" else 0.3) + i / 100)
+                         for v in ("base", "dpo-0") for i, lang in enumerate(LANGS) for n in (1, 2, 3)],
                         columns=["variant", "lang", "metric", "value"])
     scores = scored({"dpo-0": 0.3})
     judged = [toxicity.judge_l5(toxicity.with_direction(toxicity.average_change(scores, table, "mgpt").reset_index(drop=True), pd.DataFrame()), 6, "x")["holds"]
@@ -277,7 +279,7 @@ def test_neuronft2025_with_some_scores_missing(how, share, told):
 
 def test_bases_that_cannot_tell_do_not_refute():
     rows = pd.DataFrame({"claim": "L1", "base": [f"mgpt-{i}" for i in range(5)], "holds": [True, True, True, None, None], "published": "lower",
-                         "value": [70.0, 71.0, 72.0, np.nan, np.nan], "said": ["", "", "", *["cannot tell: more than 5% of the scores are missing in de 10%"] * 2]})
+                         "value": [70.0, 71.0, 72.0, np.nan, np.nan], "said": ["", "", "", *["cannot tell: more than 5% are missing in de 10%"] * 2]})
     found = judge_over_bases("L1", rows, "x")
     assert found["holds"] is None and "2 cannot be told" in found["reproduced"] and "nan" not in found["detail"] and found["interval"] is not None
     assert judge_over_bases("L1", rows.assign(holds=[True, False, False, None, None]), "x")["holds"] is False, "they could not turn it"

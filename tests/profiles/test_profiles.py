@@ -258,7 +258,8 @@ def test_every_profile_on_real_text_can_be_read(tmp_path, names):
 def test_profiles_spell_the_folders_of_data_as_they_are_fetched():
     from xlingtox.data.catalogue import data_sets
 
-    named = {name for path in (profiles.profile_path("mini").parent).glob("*.yaml") for name in re.findall(r"\{data\}/([^/\"]+)", path.read_text(encoding="utf-8"))}
+    texts = [path.read_text(encoding="utf-8") for path in profiles.profile_path("mini").parent.glob("*.yaml")]
+    named = {name for text in texts for name in re.findall(r"\{data\}/([^/\"]+)", text)}
     assert named <= set(data_sets().index) | {"hate-corpora"} and not any("_" in name for name in named), named
 
 

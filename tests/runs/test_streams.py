@@ -45,8 +45,8 @@ def here(tmp_path_factory):
     return folder
 
 
-COMMANDS = [("metrics", "--in", "a.csv"), ("compare", "a.csv", "b.csv", "--metric", "emt"), ("data", "list"), ("data", "check", "prompts é.csv"), ("scorers", "list"),
-            ("miniatures", "list"), ("scores", "bridge", "fit", "--reference", "a.csv", "--substitute", "a2.csv", "--out", "bridge.json")]
+COMMANDS = [("metrics", "--in", "a.csv"), ("compare", "a.csv", "b.csv", "--metric", "emt"), ("data", "list"), ("data", "check", "prompts é.csv"),
+            ("scorers", "list"), ("miniatures", "list"), ("scores", "bridge", "fit", "--reference", "a.csv", "--substitute", "a2.csv", "--out", "bridge.json")]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=[" ".join(c[:2]) for c in COMMANDS])
@@ -73,7 +73,10 @@ def test_help_and_errors_on_ascii(here, monkeypatch, command):
     assert code in (0, 2) and (err.count("\n") == 1 if code else out) and "Traceback" not in err
 
 
-@pytest.mark.parametrize("env", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}], ids=["ascii", "C"])
+C_LOCALE = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.mark.parametrize("env", [{"PYTHONIOENCODING": "ascii"}, C_LOCALE], ids=["ascii", "C"])
 def test_in_a_process_of_its_own(here, env):
     kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONIOENCODING", "PYTHONUTF8") and not k.startswith("LC_")}
     done = subprocess.run([sys.executable, "-m", "xlingtox.cli", "metrics", "--in", "a.csv", "--json"], capture_output=True, cwd=here, env=kept | env)

@@ -82,8 +82,8 @@ def _write_answer(answer, part: Path):
             f.write(chunk)
             if f.tell() > MOST_FILE:
                 part.unlink()
-                raise DownloadError(f"{answer.url}: sends more than {MOST_FILE >> 20} MiB, which is no file of a data set "
-                                    "here; nothing is kept")
+                raise DownloadError(f"{answer.url}: sends more than {MOST_FILE >> 20} MiB, which is no file of a data "
+                                    "set here; nothing is kept")
         f.flush()
         os.fsync(f.fileno())
 

@@ -86,8 +86,8 @@ def summary_table(
     "`toxicity_summary` with the ends of the intervals beside the values, and what the numbers rest on"
     tidy, counts, rows = summary_intervals(scores, **settings), count_scores(prompt_scores(scores)), []
     for (model, lang), group in tidy.groupby(["model", "lang"], sort=False):
-        own = counts.loc[model]
-        size = group[["n_prompts", "k"]].iloc[0].to_dict() | (own.sum() if lang == "average" else own.loc[lang]).to_dict()
+        own = counts.loc[model].sum() if lang == "average" else counts.loc[(model, lang)]
+        size = group[["n_prompts", "k"]].iloc[0].to_dict() | own.to_dict()
         row = {"model": model, "lang": lang}
         for r in group.itertuples():
             ends = (r.low, r.high) if size["n_prompts"] > 1 else (np.nan, np.nan)

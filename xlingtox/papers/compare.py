@@ -90,7 +90,7 @@ def compare_stacked(
 
 # %% ../../nbs/09_papers/04_compare.ipynb #cc0b97ff
 def lost_scores(
-    table: pd.DataFrame,  # `variant lang`, the unit and the value; `k` and `n_missing` where a value is of several scores
+    table: pd.DataFrame,  # `variant lang`, the unit and the value; `k` and `n_missing` where it is of several scores
     value: str,  # the column of values
     unit: str = "prompt_id",  # the column of what is drawn
 ) -> pd.Series:  # by language, from 0 to 1

@@ -24,7 +24,7 @@ class TooLong(Exception):
 async def read_answer(
     response,  # of httpx, whose body is not read yet
 ):  # the same with its body, status and headers
-    "A response with all of its body, or none where a refusal is too long; `TooLong` for any other of more than `MOST_BYTES`"
+    "A response with all of its body, none where a refusal is too long; `TooLong` for any other beyond `MOST_BYTES`"
     import httpx
 
     parts, size = [], 0
@@ -35,7 +35,8 @@ async def read_answer(
                 raise TooLong
             parts = []
             break
-    kept = {name: value for name, value in response.headers.items() if name in ("content-type", "location", "retry-after")}
+    named = ("content-type", "location", "retry-after")
+    kept = {name: value for name, value in response.headers.items() if name in named}
     return httpx.Response(response.status_code, headers=kept, content=b"".join(parts))
 
 # %% ../../nbs/06_scorers/04_capped.ipynb #15b20526

@@ -213,9 +213,10 @@ def judge_l2(
         why = f"scores are missing of {', '.join(MODELS[role][0] for role in lost['role'].unique())}"
         return verdict("L2", name, None, f"cannot tell: {why}", published)
     if len(lost := toxic[toxic.get("missing", toxic["falls"] * 0) > MOST_MISSING]):
-        why = ", ".join(f"{MODELS[role][0]} {100 * share:.0f}%" for role, share in lost.groupby("role")["missing"].max().items())
-        return verdict("L2", name, None, f"cannot tell: more than {MOST_MISSING:.0%} of a language's scores are missing: {why}",
-                       published)
+        shares = lost.groupby("role", sort=False)["missing"].max()
+        why = f"more than {MOST_MISSING:.0%} of the scores of a language are missing of " + ", ".join(
+            f"{MODELS[role][0]} ({100 * share:.0f}%)" for role, share in shares.items())
+        return verdict("L2", name, None, f"cannot tell: {why}", published)
     if n_langs == 1:
         return verdict("L2", name, None, "cannot tell: it takes two languages or more", published)
     lower = toxic.groupby(toxic["role"].map(lambda role: MODELS[role][1]), sort=False)["falls"].all()
