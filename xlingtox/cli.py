@@ -24,6 +24,7 @@ from .runs.data_commands import data_app, miniatures_app
 from .runs.score_commands import bridging, scoring
 from .runs.scorer_commands import scorers_app
 from .runs.sharing import sharing
+from .streams import lenient_streams
 
 # %% ../nbs/11_runs/11_cli.ipynb #c005
 app = typer.Typer(name="xlingtox", pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -290,7 +291,8 @@ def import_(
 def forget(
     run: RunOption = None,
     store: StoreOption = None,
-    scorer: Annotated[str | None, typer.Option(help="Only those of the scorer of this name.")] = None,
+    scorer: Annotated[str | None, typer.Option(help="Only those of the scorer of this name, which the store must "
+                                                    "hold.")] = None,
     lang: Annotated[str | None, typer.Option(help="Only those in this language.")] = None,
 ):
     "Take failures out of a store, so that the next run asks for them again; scores stay."
@@ -328,9 +330,7 @@ def _explain(error: Exception):
 # %% ../nbs/11_runs/11_cli.ipynb #a086
 def main():
     "The command `xlingtox`"
-    for stream in (sys.stdout, sys.stderr):  # a terminal may lack a letter; that is no reason to stop
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    lenient_streams()
     try:
         code = app(sys.argv[1:] or ["--help"], prog_name="xlingtox", standalone_mode=False)
     except KeyboardInterrupt:

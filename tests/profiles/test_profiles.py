@@ -1,4 +1,6 @@
 """Profiles: what is read, what is refused and in which words."""
+import re
+
 import pytest
 import yaml
 from xlingtox import profiles
@@ -70,9 +72,9 @@ def test_a_variant_of_another_method(mine):
 def test_realtext_needs_its_folder(tmp_path):
     with pytest.raises(InputError, match=r"realtext.yaml: .*--data FOLDER"):
         profiles.load_profile("realtext")
-    with pytest.raises(InputError, match=r"realtext.yaml: data.prompts.source: no such file or folder: .*parallel_prompts"):
+    with pytest.raises(InputError, match=r"realtext.yaml: data.prompts.source: no such file or folder: .*parallel-prompts"):
         profiles.load_profile("realtext", tmp_path)
-    for name in ("parallel_prompts", "paradetox_splits"):
+    for name in ("parallel-prompts", "paradetox-splits"):
         (tmp_path / name).mkdir()
     profile = profiles.load_profile("realtext", tmp_path)
     assert profile.scorer == "ngram:train" and profile.data["preference"].languages == ["en"]
@@ -230,7 +232,7 @@ def test_not_utf8(tmp_path):
 
 
 def test_a_profile_that_leaves_its_model_open(tmp_path):
-    for name in ("parallel_prompts", "paradetox_splits", "hate_corpora"):
+    for name in ("parallel-prompts", "paradetox-splits", "hate-corpora"):
         (tmp_path / name).mkdir()
     assert {m.model for m in profiles.load_profile("laptop", tmp_path).models.values()} == {"google/gemma-3-270m"}
     (tmp_path / "model").mkdir()
@@ -244,11 +246,29 @@ def test_a_profile_that_leaves_its_model_open(tmp_path):
         profiles.load_profile("laptop", tmp_path, model="mini:mgtp")
 
 
-def test_every_profile_on_real_text_can_be_read(tmp_path):
-    for name in ("parallel_prompts", "paradetox_splits", "hate_corpora"):
+@pytest.mark.parametrize("names", [("parallel-prompts", "paradetox-splits", "hate-corpora"), ("parallel_prompts", "paradetox_splits", "hate_corpora")])
+def test_every_profile_on_real_text_can_be_read(tmp_path, names):
+    for name in names:
         (tmp_path / name).mkdir()
     for name in ("realtext", "realpairs", "laptop"):
-        assert profiles.load_profile(name, tmp_path).name == name
+        profile = profiles.load_profile(name, tmp_path)
+        assert profile.name == name and f"{tmp_path}/{names[0]}" in profile.data["prompts"].source[0]
+
+
+def test_profiles_spell_the_folders_of_data_as_they_are_fetched():
+    from xlingtox.data.catalogue import data_sets
+
+    texts = [path.read_text(encoding="utf-8") for path in profiles.profile_path("mini").parent.glob("*.yaml")]
+    named = {name for text in texts for name in re.findall(r"\{data\}/([^/\"]+)", text)}
+    assert named <= set(data_sets().index) | {"hate-corpora"} and not any("_" in name for name in named), named
+
+
+def test_the_spelling_that_is_there_is_taken(tmp_path):
+    for name in ("parallel-prompts", "parallel_prompts", "paradetox_splits"):
+        (tmp_path / name).mkdir()
+    data = profiles.load_profile("realtext", tmp_path).data
+    assert data["prompts"].source == [f"parallel-prompts:{tmp_path}/parallel-prompts"]
+    assert data["preference"].source == [f"paradetox:{tmp_path}/paradetox_splits"]
 
 
 def test_scorers_of_a_run_need_labelled_text(mine, tmp_path):

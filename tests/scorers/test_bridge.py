@@ -83,6 +83,18 @@ def test_missing_scores_stay_missing_and_teach_nothing():
     assert (bridged_summary(bridge, as_scores(known, np.nan))["refused"] == "no scores").all()
 
 
+def test_a_summary_counts_what_it_rests_on():
+    known, new = world(), world(seed=1)
+    scores = as_scores(new, noisy(new))
+    scores = scores.assign(toxicity=scores["toxicity"].mask(scores.index.isin(scores.index[:5])))
+    summary = bridged_summary(fitted(known, noisy(known)), scores.drop(index=scores.index[-3:]), n_draws=20)
+    whole = len(scores)
+    counts = summary.groupby("lang")[["n_scored", "n_missing", "n_absent"]].first().sum()
+    assert counts.tolist() == [whole - 8, 5, 3], "of each language, refused or not"
+    refused = bridged_summary(fitted(known, noisy(known)), as_scores(known, np.nan))
+    assert (refused["n_missing"] > 0).all() and (refused["n_scored"] == 0).all()
+
+
 @pytest.mark.parametrize("spoil, why", [
     (lambda t: t.assign(toxicity=noisy(t).where((t["lang"] == "en") | (t.index < 600 + MIN_TEXTS - 1))),
      f"{MIN_TEXTS - 1} texts scored by both; it takes {MIN_TEXTS}"),

@@ -16,7 +16,7 @@ import pandas as pd
 
 from ..core import InputError, closest
 from ..data.files import read_file
-from ..metrics.toxicity import MOST_MISSING, prompt_scores, toxprob_rule
+from ..metrics.toxicity import MOST_MISSING, count_scores, missing_share, prompt_scores, toxprob_rule
 from .claims import LEVEL, with_interval
 from .compare import MEASURES, compare_stacked
 from .figures import INK, branch_legend, draw_change, freeze_layout, lang_style, lay_rows
@@ -120,12 +120,9 @@ FEWEST_PROMPTS = 10
 
 
 def _missing_share(side: pd.DataFrame, lang: str) -> float:
-    "Share of a language's scores that a side lacks, as missing ones or as rows that are not there; nan without a row"
+    "Share of a language's scores that a side's worst model lacks, as missing ones or as rows that are not there"
     of = side[side["lang"] == lang]
-    if of.empty:
-        return np.nan
-    wanted = of["k"].clip(lower=_k(side, lang))
-    return 1 - of["n_scored"].sum() / wanted.sum()
+    return np.nan if of.empty else missing_share(count_scores(of)).max()
 
 
 def _why_not(a: pd.DataFrame, b: pd.DataFrame, lang: str, n: int) -> str:

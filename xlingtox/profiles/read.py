@@ -52,6 +52,16 @@ def _anchor(value, folder: Path):
     return value
 
 # %% ../../nbs/10_profiles/03_read.ipynb #c010
+def _in_data(value: str, data: str | Path) -> str:
+    "A value with `{data}` replaced; where there is only the same folder spelt with _ in the place of -, that one"
+    folder = Path(data).resolve()
+    for name in re.findall(r"\{data\}/([^/]+)", value):
+        spelt = name.replace("-", "_")
+        if not (folder / name).exists() and (folder / spelt).exists():
+            value = value.replace(f"{{data}}/{name}", f"{{data}}/{spelt}")
+    return value.replace("{data}", str(folder))
+
+
 def _fill(value, data, files, at=""):
     "Replace `{data}` by the data folder"
     if isinstance(value, dict):
@@ -61,7 +71,7 @@ def _fill(value, data, files, at=""):
     if isinstance(value, str) and "{data}" in value:
         if data is None:
             raise InputError(f"{at} names {value}; say where that is with --data FOLDER")
-        return value.replace("{data}", str(Path(data).resolve()))
+        return _in_data(value, data)
     return value
 
 # %% ../../nbs/10_profiles/03_read.ipynb #b1f386ce

@@ -100,7 +100,9 @@ def _levels_shown(summary):
     from xlingtox.papers.claims import with_interval
 
     bridged = [with_interval(*row) for row in summary[["value", "low", "high"]].itertuples(index=False)]
-    return summary[["model", "lang", "metric", "substitute"]].assign(bridged=bridged, refused=summary["refused"])
+    rest = {"scored": summary["n_scored"], "missing": summary["n_missing"], "absent": summary["n_absent"],
+            "refused": summary["refused"]}
+    return summary[["model", "lang", "metric", "substitute"]].assign(bridged=bridged, **rest)
 
 
 @bridging.command("cross")
