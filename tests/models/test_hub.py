@@ -165,7 +165,8 @@ def test_without_a_key_it_says_so(adapter, api, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("error", [
     HfHubHTTPError(f"401 Unauthorized for Bearer {KEY}\n(Request ID: x)", response=httpx.Response(401, request=httpx.Request("POST", "https://x"))),
-    httpx.ConnectError(f"cannot reach https://user:{KEY}@huggingface.co"), OSError(f"reset {KEY}"), UnicodeEncodeError("ascii", KEY, 0, 1, "no letter of ASCII")])
+    httpx.ConnectError(f"cannot reach https://user:{KEY}@huggingface.co"), OSError(f"reset {KEY}"),
+    UnicodeEncodeError("ascii", KEY, 0, 1, "no letter of ASCII")])
 def test_a_refusal_is_one_line_without_the_key(adapter, api, error):
     api.error = error
     with pytest.raises(hub.HubError) as raised:

@@ -111,7 +111,7 @@ def _one_model(side: pd.DataFrame) -> pd.DataFrame:
         raise InputError(f"scores of {', '.join(names)} on one side; a change is from one model to one other")
     return side
 
-
+# %% ../../nbs/07_metrics/09_bridged.ipynb #9fa8ceef
 def bridged_change(
     bridge: dict,  # of `fit_bridge`
     before: pd.DataFrame,  # scores schema, of one model by the substitute

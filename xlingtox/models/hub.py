@@ -85,13 +85,13 @@ def _card(folder: Path):
         raise InputError(f"{file}: not a model card ({' '.join(str(e).split())[:100]})") from None
     if not card.text.strip():
         raise InputError(f"{file}: says nothing; a card says of which model, on what and how")
-    for told, what in ((re.search(_KEY, str(card)), "a key of the hub"), (str(Path.home()) + "/" in str(card), "your home folder"),
-                       (f"{folder.resolve().parent}/" in str(card), "a folder of this machine")):
-        if told:
+    for pattern, what in ((_KEY, "a key of the hub"), (re.escape(f"{Path.home()}/"), "your home folder"),
+                          (re.escape(f"{folder.resolve().parent}/"), "a folder of this machine")):
+        if re.search(pattern, str(card)):
             raise InputError(f"{file}: names {what}; take it out before others read it")
     return card
 
-
+# %% ../../nbs/03_models/07_hub.ipynb #4ec9078e
 def _without_places(file: Path) -> bytes:
     "Settings without those that are a folder of this machine"
     found = read_json(file)
@@ -127,7 +127,8 @@ def _check_there(api, repository: str, private: bool):
     info = api.repo_info(repository)
     files = {file.rfilename for file in info.siblings or []} - {".gitattributes", "README.md"}
     if files and "adapter_config.json" not in files:
-        raise HubError(f"{repository}: is there already and holds {sorted(files)[0]}, not an adapter; give another name")
+        raise HubError(f"{repository}: is there already and holds {sorted(files)[0]}, not an adapter; give another "
+                       "name")
     if private and not info.private:
         raise HubError(f"{repository}: is there already, and everyone can read it; say --public, or give another name")
 

@@ -164,7 +164,7 @@ def _read(crate, run: Path, name: str, source: dict) -> list:
     identifier = f"#input-{source['sha256']}"
     return [crate.get(identifier) or crate.add(ContextEntity(crate, identifier, says))]
 
-
+# %% ../../nbs/11_runs/16_crate.ipynb #57678676
 def _times(manifest: dict) -> dict[str, str]:
     "When a step began and ended"
     end = datetime.datetime.fromisoformat(manifest["finished"])
@@ -203,7 +203,7 @@ def why_unfinished(run: Path) -> str:
         return ""
     return f"stopped before its end, {events[begun:].count('finished')} jobs after it was last started"
 
-
+# %% ../../nbs/11_runs/16_crate.ipynb #8d423679
 def _add_parameter(crate, workflow, side: str, name: str, entities: list):
     "A formal parameter of the workflow, and the files that were given or made for it"
     parameter = crate.add_formal_parameter(name, "File", f"#{side}-{name}", valueRequired=side == "input")
@@ -259,7 +259,7 @@ def _licence(name: str, models: list[str], sources: list[str], given: str | None
     given = given or "Apache-2.0"
     return given if "://" in given else f"https://spdx.org/licenses/{given}"
 
-
+# %% ../../nbs/11_runs/16_crate.ipynb #ac759b44
 def _root(crate, run: Path, profile: dict, licence: str, finished: str):
     "What the crate says of itself, and the profiles that it keeps to"
     from rocrate.model import ContextEntity
@@ -357,7 +357,8 @@ def export_crate(
         raise InputError(f"{run}: has made nothing yet")
     for artifact, manifest in manifests.items():
         _check_manifest(artifact, manifest)
-    licence, last = _licence(profile["name"], models, sources, licence), max(manifests.values(), key=lambda m: m["finished"])
+    licence = _licence(profile["name"], models, sources, licence)
+    last = max(manifests.values(), key=lambda m: m["finished"])
     crate = ROCrate(version="1.1")  # the one that the profiles 0.5 build on
     _root(crate, run, profile, licence, last["finished"])
     for path in run_files(run):

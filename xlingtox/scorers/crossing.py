@@ -118,7 +118,7 @@ def save_bridge(bridge: dict, path: str | Path):
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
-
+# %% ../../nbs/06_scorers/13_crossing.ipynb #b1319366
 def _are(values, low: float, high: float, whole: bool = False) -> bool:
     "Whether this is a list of numbers, each from `low` to `high`"
     kinds = int if whole else int | float
@@ -145,7 +145,7 @@ def _is_map(of: dict) -> bool:
     return bool(rises and starts[0] == 0 and (np.diff(heights) > -1e-4).all() and (np.diff(share) >= 0).all()
                 and share[-1] == 1 and sum(n) == of["n"])
 
-
+# %% ../../nbs/06_scorers/13_crossing.ipynb #25ff0efe
 def load_bridge(path: str | Path) -> dict:
     "Read a bridge; `InputError` for anything else"
     bridge = read_json(path)

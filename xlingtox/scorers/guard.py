@@ -162,7 +162,8 @@ def _prompt(tokenizer, card: GuardCard, text: str) -> str:
         raise InputError(f"scorer guard: the chat template cannot be applied: {said}") from None
     if text.strip() not in shown:
         raise InputError("scorer guard: the chat template leaves the text out")
-    if lost := [m["role"] for m in messages if " ".join(m["content"].split()) not in " ".join(shown.split())]:
+    said = " ".join(shown.split())
+    if lost := [m["role"] for m in messages if " ".join(m["content"].split()) not in said]:
         raise InputError(f"scorer guard: the chat template leaves out, or changes, the message of the {lost[0]}; give a "
                          "card that asks without it")
     return shown + card.answer
