@@ -164,8 +164,8 @@ def _prompt(tokenizer, card: GuardCard, text: str) -> str:
         raise InputError("scorer guard: the chat template leaves the text out")
     said = " ".join(shown.split())
     if lost := [m["role"] for m in messages if " ".join(m["content"].split()) not in said]:
-        raise InputError(f"scorer guard: the chat template leaves out, or changes, the message of the {lost[0]}; give a "
-                         "card that asks without it")
+        raise InputError(f"scorer guard: the chat template leaves out, or changes, the message of the {lost[0]}; give "
+                         "a card that asks without it")
     return shown + card.answer
 
 # %% ../../nbs/06_scorers/06_guard.ipynb #a7c5f382
