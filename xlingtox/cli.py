@@ -37,7 +37,8 @@ app.add_typer(miniatures_app, name="miniatures")
 @app.command()
 def reproduce(
     profile: ProfileOption = "mini",
-    only: Annotated[list[str] | None, typer.Option(help="An exhibit such as li2024/fig4; may be repeated.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="An exhibit such as li2024/fig4, or a paper such as li2024; "
+                                                        "may be repeated.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processor cores to use; all by default.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and why.")] = False,
     data: DataOption = None,
@@ -124,7 +125,9 @@ def score(
     check_out(out, in_)
     judge, table = load_scorer(scorer), read_file(in_, "generations")
     with contextlib.closing(ScoreStore(core.cache_dir() / "scores.sqlite")) as store:
-        write_out(score_generations(table, judge, store), out)
+        write_out(scores := score_generations(table, judge, store), out)
+    if missing := int(scores["toxicity"].isna().sum()):
+        print(f"{missing} of {len(scores)} scores are missing; they are counted as missing, not as 0", file=sys.stderr)
     if cut := getattr(judge, "truncated", 0):
         print(f"{cut} texts were longer than {judge.name} can read, and were cut", file=sys.stderr)
     check_answered(judge)

@@ -195,7 +195,8 @@ def read_sides(
     generations = read_file(texts, "generations") if texts else None
     archived = [Path(split_place(place)[0]).is_dir() for place in (reference, substitute)]
     if any(archived) and not all(archived) and generations is None:
-        raise InputError("an archive and a table of scores are paired by their texts; give the table's generations")
+        raise InputError("an archive and a table of scores are paired by their texts; give the table's generations "
+                         "(--texts)")
     (a, who_a), (b, who_b) = (_of_archive(place) if folder else _of_table(place, generations)
                               for place, folder in zip((reference, substitute), archived, strict=True))
     if who_a == who_b:
