@@ -274,3 +274,20 @@ def test_a_bridge_that_was_edited_is_no_bridge(tmp_path, part, name, change):
     (tmp_path / "b.json").write_text(json.dumps(bridge))
     with pytest.raises(InputError, match="languages.zh is not the map of a language"):
         load_bridge(tmp_path / "b.json")
+
+
+def test_no_command_writes_over_a_file_that_it_reads(tmp_path, monkeypatch):
+    from pathlib import Path
+
+    from xlingtox.runs.score_commands import bridge_cross, bridge_fit
+    from xlingtox.runs.scorer_commands import scorers_card
+
+    monkeypatch.chdir(tmp_path)
+    fit = {"reference": "r.json", "substitute": "s.json", "texts": Path("t.json")}
+    card = {"scorer": "lexicon:babel", "labelled": "l.csv", "parallel": "p.csv", "store": Path("s.csv")}
+    calls = [*[(bridge_fit, fit | {"out": Path(name)}) for name in ("r.json", "./s.json", "t.json")],
+             *[(bridge_cross, {"bridge": Path("b.jsonl"), "in_": Path("i.jsonl"), "out": Path(name)}) for name in ("b.jsonl", "i.jsonl")],
+             *[(scorers_card, card | {"out": Path(name)}) for name in ("l.csv", "p.csv", "s.csv")]]
+    for command, arguments in calls:
+        with pytest.raises(InputError, match="is the file that is read"):
+            command(**arguments)

@@ -140,9 +140,9 @@ def _is_map(of: dict) -> bool:
     steps = len(starts)
     if not len(step) == len(value) == len(n) or set(step) != set(range(steps)) or not len(at) == len(share) > 0:
         return False
-    rises = all((np.diff(line) > 0).all() for line in (starts, at)) and (np.diff(step) >= 0).all()
+    rises = all((np.diff(np.array(line)) > 0).all() for line in (starts, at)) and (np.diff(np.array(step)) >= 0).all()
     heights = np.bincount(step, np.multiply(value, n)) / np.bincount(step, n)
-    return bool(rises and starts[0] == 0 and (np.diff(heights) > -1e-4).all() and (np.diff(share) >= 0).all()
+    return bool(rises and starts[0] == 0 and (np.diff(heights) > -1e-4).all() and (np.diff(np.array(share)) >= 0).all()
                 and share[-1] == 1 and sum(n) == of["n"])
 
 # %% ../../nbs/06_scorers/13_crossing.ipynb #25ff0efe
