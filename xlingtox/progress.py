@@ -45,4 +45,4 @@ def read_progress(run: str | Path) -> list[dict]:
             records.append(json.loads(line))
         except json.JSONDecodeError:
             continue
-    return records
+    return [record for record in records if isinstance(record, dict)]

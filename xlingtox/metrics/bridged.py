@@ -11,6 +11,7 @@ __all__ = ['FEWEST_PROMPTS', 'LEVEL', 'bridged_summary', 'bridged_change']
 import numpy as np
 import pandas as pd
 
+from ..core import InputError
 from .toxicity import _TOXICITY, MOST_MISSING, THRESHOLD, count_scores, prompt_scores
 from ..scorers.bridge import drawn
 from ..scorers.crossing import check_crossing, why_not_bridged
@@ -105,6 +106,13 @@ def _says(row) -> str:
     return "no difference shown" if row["p_holm"] >= LEVEL else "lower" if row["difference"] < 0 else "higher"
 
 
+def _one_model(side: pd.DataFrame) -> pd.DataFrame:
+    "The scores of a side, or an `InputError` where they are those of several models"
+    if (names := sorted(side["model"].astype(str).unique()))[1:]:
+        raise InputError(f"scores of {', '.join(names)} on one side; a change is from one model to one other")
+    return side
+
+# %% ../../nbs/07_metrics/09_bridged.ipynb #9fa8ceef
 def bridged_change(
     bridge: dict,  # of `fit_bridge`
     before: pd.DataFrame,  # scores schema, of one model by the substitute
@@ -116,7 +124,9 @@ def bridged_change(
     threshold: float = THRESHOLD,
 ) -> pd.DataFrame:  # lang difference low high p p_holm n_prompts says why
     "Whether one model is less toxic than another, as the reference might have found it"
-    sides, rows = [check_crossing(bridge, side) for side in (before, after)], []
+    sides, rows = [_one_model(check_crossing(bridge, side)) for side in (before, after)], []
+    if metric not in _TOXICITY:
+        raise InputError(f"no metric {metric!r}; there are {', '.join(_TOXICITY)}")
     for lang in sorted(set(before["lang"]) | set(after["lang"])):
         own = [side[side["lang"] == lang] for side in sides]
         k = max((_per_prompt(of)["size"].mode().max() for of in own if len(of)), default=0)

@@ -98,11 +98,12 @@ def scorers_card(
     "Measure a scorer, language by language: AUC, false alarms, agreement on parallel sentences."
     from xlingtox.runs.tables import check_out, store_path, write_out
 
+    keep = store_path(None, store, False)
     if out:
-        check_out(out, labelled)
+        check_out(out, labelled, parallel, keep)
     from xlingtox.runs.scorers import card_of
 
-    with contextlib.closing(_opened(store_path(None, store, False))) as kept:
+    with contextlib.closing(_opened(keep)) as kept:
         card, cut = card_of(scorer, kept, labelled, parallel, lang, sample)
     if out:
         write_out(card, out)

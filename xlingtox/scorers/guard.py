@@ -11,6 +11,7 @@ __all__ = ['EXAMPLE', 'RATED', 'GuardCard', 'read_card', 'known_guard', 'guard_c
 import inspect
 import re
 from collections import Counter
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -134,11 +135,19 @@ def guard_card(
     return card
 
 # %% ../../nbs/06_scorers/06_guard.ipynb #334d9977
+@lru_cache(maxsize=1)
+def _control_words(tokenizer) -> list[str]:
+    "What a tokenizer reads as one token that steers, the longest first"
+    added = {token.content: token.special for token in tokenizer.added_tokens_decoder.values()}
+    marked = {word for word, special in added.items() if special or re.fullmatch(r"[<\[{|].*[>\]}|]", word)}
+    return sorted((word for word in marked | set(tokenizer.all_special_tokens) if len(word.strip()) > 1), key=len,
+                  reverse=True)
+
+
 def _spell_apart(text: str, tokenizer) -> str:
     "The text without the words that are control tokens of a tokenizer"
-    for token in sorted(tokenizer.all_special_tokens, key=len, reverse=True):
-        if len(token) > 1:
-            text = text.replace(token, f"{token[0]} {token[1:]}")
+    for word in _control_words(tokenizer):
+        text = text.replace(word, f"{word[0]} {word[1:]}")
     return text
 
 # %% ../../nbs/06_scorers/06_guard.ipynb #e7fe667b
@@ -153,6 +162,10 @@ def _prompt(tokenizer, card: GuardCard, text: str) -> str:
         raise InputError(f"scorer guard: the chat template cannot be applied: {said}") from None
     if text.strip() not in shown:
         raise InputError("scorer guard: the chat template leaves the text out")
+    said = " ".join(shown.split())
+    if lost := [m["role"] for m in messages if " ".join(m["content"].split()) not in said]:
+        raise InputError(f"scorer guard: the chat template leaves out, or changes, the message of the {lost[0]}; give "
+                         "a card that asks without it")
     return shown + card.answer
 
 # %% ../../nbs/06_scorers/06_guard.ipynb #a7c5f382
@@ -242,7 +255,7 @@ def _load(self: GuardScorer):
     model, tokenizer = load(self.model, revision=self._revision, dtype=self._dtype, progress=False)
     if not tokenizer.chat_template:
         raise InputError(f"scorer {self.name}: its tokenizer has no chat template")
-    labels = _label_tokens(tokenizer, _prompt(tokenizer, self._card, "text"), self._card.labels)
+    labels = _label_tokens(tokenizer, _prompt(tokenizer, self._card, "xlingtox asks 7431"), self._card.labels)
     longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or 10**9)
     return model, tokenizer, labels, longest
 
