@@ -41,13 +41,15 @@ def corpus(
 # %% ../../nbs/01_babel/02_draw.ipynb #c009
 def _distinct_frames(rng: random.Random, moods: list[bool]) -> list[tuple]:
     "One marked frame per mood, none twice, all of the sentences that are kept for evaluation"
-    seen, frames = set(), []
-    for toxic in moods:
-        while (frame := sample_frame(rng, toxic)) in seen or not is_reserved(frame):
-            pass
-        seen.add(frame)
-        frames.append(frame)
-    return frames
+    frames, misses = {}, 0  # a dictionary keeps the order
+    while len(frames) < len(moods):
+        frame = sample_frame(rng, moods[len(frames)])
+        if frame not in frames and is_reserved(frame):
+            frames[frame], misses = None, 0
+        elif (misses := misses + 1) > 10_000:
+            raise InputError(f"babel: has {len(frames)} different sentences to evaluate with, not {len(moods)}; ask "
+                             "for fewer")
+    return list(frames)
 
 # %% ../../nbs/01_babel/02_draw.ipynb #c012
 def _moods(rng: random.Random, n: int, toxic_share: float) -> list[bool]:
