@@ -60,8 +60,7 @@ class _Profile(Settings):
     scorer: str  # as in `xlingtox.scorers`; "ngram:train", "features:train": a classifier trained in the run
     features: Features = Features()  # the encoder of features:train
     agreement: Annotated[list[str], EachOnce] = []  # further scorers, to see what they would have said
-    # scorers of any kind that are measured on the labelled texts, as trained ones are
-    cards: Annotated[list[str], EachOnce] = []
+    cards: Annotated[list[str], EachOnce] = []  # scorers that are measured on the labelled texts, as trained ones are
     pilot: bool = False  # whether reports say that the scorer is the limit, until its card says otherwise
     metrics: Metrics = Metrics()
     retrieval: Retrieval = Retrieval()
@@ -73,8 +72,7 @@ class _Profile(Settings):
     beniwal2025: Beniwal2025 | None = None
     neuronft2025: Neuronft2025 | None = None
     methods: Methods | None = None
-    # exhibits that the profile could make and does not, since they take long
-    leave_out: Annotated[list[str], EachOnce] = []
+    leave_out: Annotated[list[str], EachOnce] = []  # exhibits that it could make and does not: they take long
     threads: dict[str, Count] = {}  # processor threads of a stage; 1 where not given
 
     @field_validator("data", "models", "threads")
@@ -99,6 +97,22 @@ def _check_data(p):
         raise InputError(f"data: {lacking[0]} is missing; a run needs {', '.join(needed)}")
 
 
+def _check_mechanism(p):
+    "The words whose toxicity is known, and the offsets"
+    if p.sites.evaluate and p.sites.lexicon is None:
+        raise InputError("sites.evaluate: needs sites.lexicon, the words whose toxicity is known")
+    if p.sites.lexicon not in (None, "babel"):
+        if not Path(p.sites.lexicon).is_file():
+            raise InputError(f"sites.lexicon: no such file: {p.sites.lexicon}; give babel, or a .csv file in its "
+                             "layout")
+        check_spec(f"lexicon:{p.sites.lexicon}", [])
+    offsets = p.intervention.offsets
+    if 0 in offsets or len(set(offsets)) < len(offsets):
+        raise InputError(
+            f"intervention.offsets: {offsets}: each must be another number, and none 0, which is always run"
+        )
+
+# %% ../../nbs/10_profiles/02_profile.ipynb #ff9daa5d
 def _check_source_languages(p):
     "The languages that are searched, probed and tuned on are among those of the data"
     languages.check_languages([p.retrieval.source], p.languages, "retrieval.source: the set of languages")
@@ -122,22 +136,6 @@ def _check_names(p):
             _model(p.features.model)
         except InputError as e:
             raise InputError(f"features.model: {e}") from None
-
-
-def _check_mechanism(p):
-    "The words whose toxicity is known, and the offsets"
-    if p.sites.evaluate and p.sites.lexicon is None:
-        raise InputError("sites.evaluate: needs sites.lexicon, the words whose toxicity is known")
-    if p.sites.lexicon not in (None, "babel"):
-        if not Path(p.sites.lexicon).is_file():
-            raise InputError(f"sites.lexicon: no such file: {p.sites.lexicon}; give babel, or a .csv file in its "
-                             "layout")
-        check_spec(f"lexicon:{p.sites.lexicon}", [])
-    offsets = p.intervention.offsets
-    if 0 in offsets or len(set(offsets)) < len(offsets):
-        raise InputError(
-            f"intervention.offsets: {offsets}: each must be another number, and none 0, which is always run"
-        )
 
 # %% ../../nbs/10_profiles/02_profile.ipynb #c013
 def _check_models(p):
