@@ -37,7 +37,8 @@ app.add_typer(miniatures_app, name="miniatures")
 @app.command()
 def reproduce(
     profile: ProfileOption = "mini",
-    only: Annotated[list[str] | None, typer.Option(help="An exhibit such as li2024/fig4; may be repeated.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="An exhibit such as li2024/fig4, or a paper such as li2024; "
+                                                        "may be repeated.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processor cores to use; all by default.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and why.")] = False,
     data: DataOption = None,
