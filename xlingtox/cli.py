@@ -69,6 +69,11 @@ def report(profile: Annotated[str, typer.Option(help="Name of a profile that was
     run = Path("runs") / profile
     if not (run / "profile.json").is_file():
         raise InputError(f"no run in {run.resolve()}; `xlingtox reproduce --profile {profile}` makes one")
+    from xlingtox.profiles.read import load_run
+    from xlingtox.runs.workflow import refuse_damage
+
+    load_run(run)
+    refuse_damage(run)
     from xlingtox.papers.report import build_report
 
     print(build_report(run))

@@ -103,6 +103,7 @@ def tuned_models(
 
 # %% ../nbs/00_ground/05_runfolder.ipynb #48d5a0f9
 _LARGE = 2**28  # bytes
+_AGAIN = "remove the folder, and `xlingtox reproduce` makes it again"
 
 
 def damaged(
@@ -117,14 +118,15 @@ def damaged(
             if not isinstance(said, dict) or "sha256" in said or "parameters" not in said:
                 check_artifact(artifact, isinstance(said, dict) and said.get("bytes", 0) < _LARGE)
         except InputError as e:
-            found.append(str(e))
+            what = "is not what its manifest says: damaged, or changed"
+            found.append(f"{artifact}: {what}; {_AGAIN}" if (artifact / "exhibit.json").is_file() else str(e))
     for exhibit in sorted((Path(run) / "exhibits").rglob("exhibit.json")):
         try:
             whole = isinstance(said := read_json(exhibit), dict) and "verdicts" in said
             empty = [p.name for p in exhibit.parent.iterdir() if p.is_file() and not p.stat().st_size]
         except InputError:
             whole, empty = False, []
-        if not whole or empty:
+        if (not whole or empty) and not any(said.startswith(f"{exhibit.parent}: ") for said in found):
             what = f"{empty[0]} is empty" if empty else "exhibit.json cannot be read"
-            found.append(f"{exhibit.parent}: {what}; remove the folder, and `xlingtox reproduce` makes it again")
+            found.append(f"{exhibit.parent}: {what}; {_AGAIN}")
     return found

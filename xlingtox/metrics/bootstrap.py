@@ -16,7 +16,7 @@ import pandas as pd
 from .toxicity import THRESHOLD, _TOXICITY, _size, count_scores, prompt_scores
 from ..stats import resample_counts
 from typing import Literal
-from ..settings import Count, Probability, Share, settings_of
+from ..settings import Count, Natural, Probability, Share, settings_of
 
 # %% ../../nbs/07_metrics/01_bootstrap.ipynb #a014
 @lru_cache(maxsize=8)
@@ -104,5 +104,5 @@ Metrics = settings_of(
     variant=(Literal["exact", "published"], "published"),
     n_resamples=Count,
     level=Share,
-    seed=int,
+    seed=Natural,
 )

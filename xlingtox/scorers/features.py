@@ -187,7 +187,7 @@ def load(cls: FeaturesScorer, folder: str | Path) -> FeaturesScorer:
         encoder = Encoder(**settings | {"model": str(near.resolve()) if near.is_dir() else settings["model"]})
         scorer = cls(encoder, load_file(Path(folder) / "model.safetensors"), about["trained_on"],
                      held_out.astype(_AUC_COLUMNS))
-    except (KeyError, TypeError, OSError, SafetensorError) as e:
+    except (KeyError, TypeError, ValueError, OSError, SafetensorError) as e:
         raise InputError(f"{folder}: not a saved scorer of features ({type(e).__name__}: {e})") from None
     if scorer.version != about["version"]:
         raise InputError(f"{folder}: the weights, or those of the encoder {settings['model']}, are not those that were "
@@ -197,8 +197,9 @@ def load(cls: FeaturesScorer, folder: str | Path) -> FeaturesScorer:
 # %% ../../nbs/06_scorers/02_features.ipynb #a3735ee9
 @patch(cls_method=True)
 def check_spec_of(cls: FeaturesScorer, where: str, languages: list[str]):
-    "Raise `InputError` for a folder that is not there"
-    _existing(where)
+    "Raise `InputError` for a folder in which no scorer was saved"
+    if not (Path(_existing(where)[0]) / "scorer.json").is_file():  # the encoder's weights are read when it is used
+        raise InputError(f"scorer {cls.kind}: {where}: no scorer was saved there")
 
 
 @patch(cls_method=True)
