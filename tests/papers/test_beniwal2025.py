@@ -267,6 +267,6 @@ def test_an_exhibit_of_perplexity_counts_perplexities_and_texts_longer_than_the_
     write_manifest(run / "grid_judge/aya-23-8b.parquet.manifest.json", {}, {"n_in_windows": 1200}, 0, 1.0)
     found = made(run, "table18")
     assert "20 perplexities missing in 10 of 90 cells" in found["footer"][0] and "points" not in found["footer"][1]
-    assert any("1,200 texts that are longer" in line for line in found["footer"]) and "have no perplexity" in found["variant"]
+    assert any("1,200 texts are longer than the judge" in line for line in found["footer"]) and "have no perplexity" in found["variant"]
     assert "90 scores missing in 90 of 90" in made(run, "table6")["footer"][0]
     assert made(run, "fig2")["variant"] == "empty texts scored as they are"  # levels, not differences

@@ -225,9 +225,9 @@ def read_in_windows(
 ) -> list[str]:
     "A line on the texts that are longer than the run's judge, where there are some"
     n = manifest_settings(run, "grid_judge", role).get("n_in_windows", 0)
-    return [f"the judge reads {n:,} texts that are longer than it can read in windows"] * bool(n)
+    return [f"{n:,} texts are longer than the judge, which reads them in windows"] * bool(n)
 
-
+# %% ../../../nbs/09_papers/07_beniwal2025/00_grid.ipynb #4f38aa26
 def substituted(
     scorer: str,  # as in a profile: "perspective:default#am=en,uk=en"
 ) -> list[str]:
