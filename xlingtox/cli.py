@@ -116,8 +116,10 @@ def generate(
 # %% ../nbs/11_runs/11_cli.ipynb #a036
 @app.command()
 def score(
-    in_: Annotated[Path, typer.Option("--in", help="Generations: model, lang, prompt_id, sample and text.")],
-    scorer: Annotated[str, typer.Option(help="KIND:WHERE, such as lexicon:babel; `xlingtox scorers list` has more.")],
+    in_: Annotated[Path, typer.Option("--in", help="Generations: model, lang, prompt_id, sample and text. Of texts "
+                                                    "of your own: any name, the language, a number each, 0.")],
+    scorer: Annotated[str, typer.Option(help="KIND:WHERE; `xlingtox scorers list` says which. lexicon:babel knows the "
+                                             "words of the miniature world alone.")],
     out: _TableOption,
 ):
     "Score the toxicity of generations; nothing is scored twice."

@@ -27,7 +27,8 @@ def _group():
 
 
 # %% ../../nbs/11_runs/10_scorer_commands.ipynb #df3fb28d
-_OTHERWISE = {"archive": "those of its scores; others are refused",
+_OTHERWISE = {"archive": "those of its scores; others are refused", "lexicon": "those that its words are for",
+              "words": "those that have a list",
               "perspective": "named in the spec, or Perspective's"}
 
 

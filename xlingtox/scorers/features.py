@@ -10,6 +10,7 @@ __all__ = ['Features', 'Encoder', 'feature_weights', 'FeaturesScorer']
 # %% ../../nbs/06_scorers/02_features.ipynb #132a7d76
 import os
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 import pandas as pd
@@ -34,7 +35,7 @@ def _read_encoder(name: str, revision: str | None):
     try:
         model = AutoModel.from_pretrained(name, revision=revision, use_safetensors=True, dtype="auto")
     except (OSError, ValueError) as e:
-        raise InputError(f"scorer features: cannot load {name!r}: {' '.join(str(e).split())[:200]}") from None
+        raise InputError(f"scorer features: cannot load {name!r}: {shorten(str(e), 200)}") from None
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), load_tokenizer(name, revision)
 
 # %% ../../nbs/06_scorers/02_features.ipynb #d6d26529

@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
+from textwrap import shorten
 from typing import NamedTuple
 
 import numpy as np
@@ -96,7 +97,7 @@ def _readme(model: str, revision: str | None) -> tuple[str, str]:
         try:
             path = Path(hf_hub_download(model, "README.md", revision=revision))
         except (OSError, ValueError) as e:
-            said = " ".join(str(e).split())[:200]
+            said = shorten(str(e), 200)
             raise InputError(f"scorer guard: cannot get the card of {model}: {said}") from None
     if not path.is_file():
         raise InputError(f"{path}: no such file; this guard is asked in the words of its model card")
@@ -158,7 +159,7 @@ def _prompt(tokenizer, card: GuardCard, text: str) -> str:
     try:
         shown = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     except Exception as e:  # whatever a template raises
-        said = " ".join(str(e).split())[:200]
+        said = shorten(str(e), 200)
         raise InputError(f"scorer guard: the chat template cannot be applied: {said}") from None
     if text.strip() not in shown:
         raise InputError("scorer guard: the chat template leaves the text out")
