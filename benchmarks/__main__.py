@@ -21,12 +21,17 @@ def names(wanted):
     unknown = sorted(set(wanted) - set(found))
     if unknown:
         sys.exit(f"unknown benchmark {', '.join(unknown)}: choose from {', '.join(found)}")
-    return [name for name in found if not wanted or name in wanted]
+    return [name for name in found if name in wanted or (not wanted and not getattr(_module(name), "LONG", False))]
+
+
+def _module(name):
+    "The program of a benchmark; one with `LONG` takes hours, and is run when it is named"
+    return importlib.import_module(f"benchmarks.bench_{name}")
 
 
 def results(name):
     "The rows of one benchmark: `run()` gives one, or a list of them"
-    outcome = importlib.import_module(f"benchmarks.bench_{name}").run()
+    outcome = _module(name).run()
     return outcome if isinstance(outcome, list) else [outcome]
 
 

@@ -24,6 +24,7 @@ from .runs.data_commands import data_app, miniatures_app
 from .runs.score_commands import bridging, scoring
 from .runs.scorer_commands import scorers_app
 from .runs.sharing import sharing
+from .streams import lenient_streams
 
 # %% ../nbs/11_runs/11_cli.ipynb #c005
 app = typer.Typer(name="xlingtox", pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -37,7 +38,8 @@ app.add_typer(miniatures_app, name="miniatures")
 @app.command()
 def reproduce(
     profile: ProfileOption = "mini",
-    only: Annotated[list[str] | None, typer.Option(help="An exhibit such as li2024/fig4; may be repeated.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="An exhibit such as li2024/fig4, or a paper such as li2024; "
+                                                        "may be repeated.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processor cores to use; all by default.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and why.")] = False,
     data: DataOption = None,
@@ -67,6 +69,11 @@ def report(profile: Annotated[str, typer.Option(help="Name of a profile that was
     run = Path("runs") / profile
     if not (run / "profile.json").is_file():
         raise InputError(f"no run in {run.resolve()}; `xlingtox reproduce --profile {profile}` makes one")
+    from xlingtox.profiles.read import load_run
+    from xlingtox.runs.workflow import refuse_damage
+
+    load_run(run)
+    refuse_damage(run)
     from xlingtox.papers.report import build_report
 
     print(build_report(run))
@@ -109,8 +116,10 @@ def generate(
 # %% ../nbs/11_runs/11_cli.ipynb #a036
 @app.command()
 def score(
-    in_: Annotated[Path, typer.Option("--in", help="Generations: model, lang, prompt_id, sample and text.")],
-    scorer: Annotated[str, typer.Option(help="KIND:WHERE, such as lexicon:babel; `xlingtox scorers list` has more.")],
+    in_: Annotated[Path, typer.Option("--in", help="Generations: model, lang, prompt_id, sample and text. Of texts "
+                                                    "of your own: any name, the language, a number each, 0.")],
+    scorer: Annotated[str, typer.Option(help="KIND:WHERE; `xlingtox scorers list` says which. lexicon:babel knows the "
+                                             "words of the miniature world alone.")],
     out: _TableOption,
 ):
     "Score the toxicity of generations; nothing is scored twice."
@@ -124,7 +133,9 @@ def score(
     check_out(out, in_)
     judge, table = load_scorer(scorer), read_file(in_, "generations")
     with contextlib.closing(ScoreStore(core.cache_dir() / "scores.sqlite")) as store:
-        write_out(score_generations(table, judge, store), out)
+        write_out(scores := score_generations(table, judge, store), out)
+    if missing := int(scores["toxicity"].isna().sum()):
+        print(f"{missing} of {len(scores)} scores are missing; they are counted as missing, not as 0", file=sys.stderr)
     if cut := getattr(judge, "truncated", 0):
         print(f"{cut} texts were longer than {judge.name} can read, and were cut", file=sys.stderr)
     check_answered(judge)
@@ -287,7 +298,8 @@ def import_(
 def forget(
     run: RunOption = None,
     store: StoreOption = None,
-    scorer: Annotated[str | None, typer.Option(help="Only those of the scorer of this name.")] = None,
+    scorer: Annotated[str | None, typer.Option(help="Only those of the scorer of this name, which the store must "
+                                                    "hold.")] = None,
     lang: Annotated[str | None, typer.Option(help="Only those in this language.")] = None,
 ):
     "Take failures out of a store, so that the next run asks for them again; scores stay."
@@ -325,9 +337,7 @@ def _explain(error: Exception):
 # %% ../nbs/11_runs/11_cli.ipynb #a086
 def main():
     "The command `xlingtox`"
-    for stream in (sys.stdout, sys.stderr):  # a terminal may lack a letter; that is no reason to stop
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    lenient_streams()
     try:
         code = app(sys.argv[1:] or ["--help"], prog_name="xlingtox", standalone_mode=False)
     except KeyboardInterrupt:

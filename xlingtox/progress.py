@@ -43,6 +43,6 @@ def read_progress(run: str | Path) -> list[dict]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
             records.append(json.loads(line))
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
-    return records
+    return [r for r in records if isinstance(r, dict) and "time" in r]

@@ -74,6 +74,17 @@ def test_download(server, tmp_path):
     assert catalogue.is_released(path, SHA) and catalogue.is_released(path, git) and not catalogue.is_released(path, "git:00")
 
 
+def test_a_file_without_an_end_is_left(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(catalogue, "MOST_FILE", 500_000)
+    with pytest.raises(catalogue.DownloadError, match=r"big\.bin: sends more than .* MiB, .* nothing is kept"):
+        catalogue.download(server.address + "/big.bin", tmp_path / "big.bin", SHA)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / ".big.bin.part").write_bytes(CONTENT[:400_000])  # what was fetched before counts
+    with pytest.raises(catalogue.DownloadError, match="nothing is kept"):
+        catalogue.download(server.address + "/big.bin", tmp_path / "big.bin", SHA)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_cut_line_is_taken_up_again(server, tmp_path, ranges):
     server.cut_after, server.ranges = [300_000, 100_000], ranges

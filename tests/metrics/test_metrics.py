@@ -218,3 +218,20 @@ def test_nothing_left_to_summarise(perplexities):
     assert silent[["value", "low", "high"]].isna().all(axis=None) and (silent["n_missing"] == 2).all()
     unscored = metrics.summary_intervals(table({"a": [None, None]}))
     assert unscored[["value", "low", "high"]].isna().all(axis=None) and (unscored["n_prompts"] == 0).all()
+
+
+def test_what_numbers_rest_on_is_said_beside_them():
+    rows = [(model, lang, f"p{p}", i, "s", (p + i) / 10) for model in ("a", "b") for lang in ("en", "de") for p in range(4) for i in range(3)]
+    table = pd.DataFrame(rows, columns=["model", "lang", "prompt_id", "sample", "scorer", "toxicity"])
+    gone = (table["model"] == "a") & (table["lang"] == "de") & (table["prompt_id"] == "p1")  # a whole prompt
+    one = (table["model"] == "b") & (table["lang"] == "en") & (table["prompt_id"] == "p0") & (table["sample"] == 2)  # one row
+    null = (table["model"] == "b") & (table["prompt_id"] == "p3") & (table["sample"] == 0)
+    found = metrics.summary_table(table.assign(toxicity=table["toxicity"].mask(null))[~gone & ~one], n_resamples=20).set_index(["model", "lang"])
+    counts = found[["n_scored", "n_missing", "n_absent"]].apply(tuple, axis=1).to_dict()
+    assert counts == {("a", "en"): (12, 0, 0), ("a", "de"): (9, 0, 3), ("b", "en"): (10, 1, 1), ("b", "de"): (11, 1, 0)}
+    assert list(metrics.toxicity_summary(table).columns) == COLUMNS, "the promised columns stay"
+
+
+def test_a_prompt_of_the_same_text_twice_is_no_absent_row():
+    counts = metrics.count_scores(pd.DataFrame({"model": "m", "lang": "en", "prompt_id": ["a", "b", "c"], "k": [6, 3, 3], "n_missing": [0, 3, 0]}))
+    assert counts.loc[("m", "en")].tolist() == [9, 3, 0] and metrics.missing_share(counts).tolist() == [0.25]

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 from xlingtox import metrics
 from xlingtox.core import InputError
-from xlingtox.metrics.fluency import context_and_target, perplexity
+from xlingtox.metrics.fluency import context_and_target, longer_than_judge, perplexity
 
 CAUSAL = ["gpt2", "bloom", "llama", "cohere"]
 PROMPTS = ["The", "The old teacher", "Der alte Lehrer", "猫"]
@@ -187,3 +187,24 @@ def test_benchmark_compares_equal_values(monkeypatch):
     monkeypatch.setattr(bench, "judge_and_texts", lambda: make(n_prompts=2, k=4, vocabulary=300))
     row = bench.run(rounds=1)
     assert set(row) >= {"what", "baseline", "ratio", "bar"} and row["ratio"] > 0
+
+
+def test_a_text_longer_than_the_judge_is_read_in_windows(judge, toy_tokenizer):
+    model, prompts = judge("gpt2"), ["The", "The old teacher", "The"]
+    continuations = [" sings.", " reads a book" * 60, " and reads" * 40]
+    found = perplexity(model, toy_tokenizer, prompts, continuations, windows=True)
+    contexts, targets = context_and_target(toy_tokenizer, prompts, continuations)
+    limit = model.config.max_position_embeddings
+    assert longer_than_judge(model, toy_tokenizer, prompts, continuations).tolist() == [len(c + t) > limit for c, t in zip(
+        contexts, targets, strict=True)] == [False, True, True]
+    for value, context, target in zip(found, contexts, targets, strict=True):
+        ids, start, total = context + target, len(context), 0.0
+        while start < len(ids):  # each token once, after half a window or more of what stands before it
+            stop = min(len(ids), max(limit, start + limit // 2))
+            window = torch.tensor([ids[max(0, stop - limit):stop]])
+            with torch.inference_mode():
+                logp = model(window).logits[0].log_softmax(-1)
+            total -= sum(logp[-k - 1, window[0, -k]].item() for k in range(1, stop - start + 1))
+            start = stop
+        assert value == pytest.approx(math.exp(total / len(target)), rel=1e-4)
+    np.testing.assert_allclose(found[:1], perplexity(model, toy_tokenizer, prompts[:1], continuations[:1]), rtol=1e-6)

@@ -2,11 +2,14 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import httpx
+import numpy as np
 import pytest
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
+from safetensors.numpy import save_file
 from xlingtox.core import InputError
 from xlingtox.models import hub
 
@@ -19,8 +22,9 @@ def adapter(tmp_path):
     folder.mkdir(parents=True)
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "../base", "r": 4}))
     (folder / "README.md").write_text("---\nlibrary_name: peft\n---\n\n- **Finetuned from model:** base\n")
-    for name in ("adapter_model.safetensors", "tokenizer.json", "log.parquet", "optimizer.pt", "secrets.env"):
+    for name in ("tokenizer.json", "log.parquet", "optimizer.pt", "secrets.env"):
         (folder / name).write_bytes(b"x" * 10)
+    save_file({"lora_A.weight": np.zeros((1, 2), "float32")}, folder / "adapter_model.safetensors")
     return folder
 
 
@@ -28,11 +32,16 @@ class Api:
     "In the place of the hub's client"
 
     def __init__(self, error=None):
-        self.error, self.calls = error, []
+        self.error, self.calls, self.there = error, [], SimpleNamespace(private=None, siblings=[])
 
     def create_repo(self, name, **options):
         self.calls.append(("create_repo", name, options))
+        if self.there.private is None:  # new
+            self.there.private = options["private"]
         return f"https://huggingface.co/{name}"
+
+    def repo_info(self, name):
+        return self.there
 
     def create_commit(self, name, operations, **options):
         if self.error:
@@ -80,6 +89,58 @@ def test_what_is_no_adapter_is_refused(adapter, api, change, message, confirmed)
     assert api.calls == []
 
 
+SETTINGS, README, WEIGHTS = "adapter_config.json", "README.md", "adapter_model.safetensors"
+
+
+@pytest.mark.parametrize("confirmed", [True, False])
+@pytest.mark.parametrize("name, raw, message", [
+    (SETTINGS, b"[]", "not the settings of an adapter"), (SETTINGS, b'{"base_model_name_or_path": 5}', "not the settings of an adapter"),
+    (README, b"---\na: [\n---\nx", "not a model card"), (README, b"---\n- a\n---\nx", "not a model card"), (README, b"caf\xe9", "not a model card"),
+    (README, b"", "says nothing"), (README, f"the key is {KEY}".encode(), "names a key of the hub"),
+    (WEIGHTS, b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "pointer of Git LFS"), (WEIGHTS, b"\x80\x04 a pickle", "no safetensors"),
+    (WEIGHTS, b"", "no safetensors")])
+def test_what_nobody_could_use_is_refused_before_anything_is_asked(adapter, api, name, raw, message, confirmed):
+    (adapter / name).write_bytes(raw)
+    with pytest.raises(InputError, match=message) as refused:
+        hub.push(adapter, "me/detox", base="ai-forever/mGPT", confirmed=confirmed)
+    assert api.calls == [] and KEY not in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("settings", [{"r": 4}, {"r": 4, "base_model_name_or_path": None}])
+def test_settings_without_a_base_get_the_one_that_is_given(adapter, api, settings):
+    (adapter / SETTINGS).write_text(json.dumps(settings))
+    hub.push(adapter, "me/detox", base="ai-forever/mGPT", confirmed=True)
+    assert json.loads(api.calls[-1][2][SETTINGS]) == {"base_model_name_or_path": "ai-forever/mGPT", "r": 4}
+    with pytest.raises(InputError, match="--base OWNER/NAME"):
+        hub.push(adapter, "me/detox", confirmed=True)
+
+
+def test_folders_of_this_machine_do_not_leave_it(adapter, api, monkeypatch):
+    (adapter / "tokenizer_config.json").write_text(json.dumps({"name_or_path": str(adapter), "other": "~/base", "tokenizer_class": "Fast", "sep": "/"}))
+    hub.push(adapter, "me/detox", base="ai-forever/mGPT", confirmed=True)
+    assert json.loads(api.calls[-1][2]["tokenizer_config.json"]) == {"tokenizer_class": "Fast", "sep": "/"}
+    monkeypatch.setenv("HOME", "/home/somebody")
+    (adapter / README).write_text("tuned on /home/somebody/secret.csv")
+    with pytest.raises(InputError, match="names your home folder"):
+        hub.push(adapter, "me/detox", base="ai-forever/mGPT")
+
+
+def test_a_repository_that_is_there_stays_as_private_as_was_asked(adapter, api):
+    api.there = SimpleNamespace(private=False, siblings=[SimpleNamespace(rfilename=name) for name in (SETTINGS, ".gitattributes")])
+    with pytest.raises(hub.HubError, match="everyone can read it; say --public"):
+        hub.push(adapter, "me/detox", base="ai-forever/mGPT", confirmed=True)
+    assert [call[0] for call in api.calls] == ["create_repo"]
+    hub.push(adapter, "me/detox", base="ai-forever/mGPT", private=False, confirmed=True)
+    assert api.calls[-1][0] == "create_commit"
+
+
+def test_a_repository_of_something_else_is_left_alone(adapter, api):
+    api.there = SimpleNamespace(private=True, siblings=[SimpleNamespace(rfilename=name) for name in ("README.md", "model.safetensors")])
+    with pytest.raises(hub.HubError, match="holds model.safetensors, not an adapter"):
+        hub.push(adapter, "me/detox", base="ai-forever/mGPT", confirmed=True)
+    assert [call[0] for call in api.calls] == ["create_repo"]
+
+
 @pytest.mark.parametrize("base", [None, "../base", "/home/me/llama", "mGPT", "mini:mgpt", "a/../b"])
 def test_a_base_that_is_not_on_the_hub_is_refused(adapter, api, base):
     with pytest.raises(InputError, match="--base OWNER/NAME") as error:
@@ -104,7 +165,8 @@ def test_without_a_key_it_says_so(adapter, api, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("error", [
     HfHubHTTPError(f"401 Unauthorized for Bearer {KEY}\n(Request ID: x)", response=httpx.Response(401, request=httpx.Request("POST", "https://x"))),
-    httpx.ConnectError(f"cannot reach https://user:{KEY}@huggingface.co"), OSError(f"reset {KEY}")])
+    httpx.ConnectError(f"cannot reach https://user:{KEY}@huggingface.co"), OSError(f"reset {KEY}"),
+    UnicodeEncodeError("ascii", KEY, 0, 1, "no letter of ASCII")])
 def test_a_refusal_is_one_line_without_the_key(adapter, api, error):
     api.error = error
     with pytest.raises(hub.HubError) as raised:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from xlingtox import babel
-from xlingtox.core import InputError, file_digest, write_table
+from xlingtox.core import InputError, file_digest, write_manifest, write_table
 from xlingtox.languages import BENIWAL2025
 from xlingtox.papers.beniwal2025 import grid, rules
 from xlingtox.papers.beniwal2025.toy import TOY_SHARES, Truth, made_up
@@ -238,3 +238,35 @@ def test_the_shares_of_a_miniature_are_read_from_its_recipe(effect):
     aya = next(v for v in made(effect, "table6")["verdicts"] if v["claim"] == "B3")
     bloom = next(v for v in made(effect, "table12")["verdicts"] if v["claim"] == "B3")
     assert "too many languages have the same share" in aya["reproduced"] and "source's share of pretraining r =" in bloom["reproduced"]
+
+
+def with_dpo(df):
+    "The evaluations with a state that was tuned by DPO on the pairs of all languages, three points better than M-FT"
+    tuned = df[df["setting"] == "mft"]
+    return pd.concat([df, tuned.assign(setting="dpo", toxicity=tuned["toxicity"] - 3)], ignore_index=True)
+
+
+def test_tuning_by_dpo_stands_beside_as_ours_and_no_verdict_rests_on_it(effect, tmp_path):
+    run = make_grid(tmp_path / "run", EVERYTHING, closer=0.2, roles=("aya-23-8b",))
+    edit(run, "aya-23-8b", with_dpo)
+    for name, file in ("table6", "table6"), ("fig13", "fall"), ("fig2", "toxicity"), ("table18", "table18"):
+        before, after = made(effect, name), made(run, name)
+        assert any("DPO (ours)" in line and "does not report" in line for line in [*after["footer"], after["caption"]]) == (name != "fig13")
+        assert ("ours, which the paper does not report" in after["caption"]) == (name == "fig13")
+        assert "DPO" not in json.dumps(before) and len(before["verdicts"]) == len(after["verdicts"])
+        assert "DPO (ours)" in (run / f"exhibits/beniwal2025/{name}/{file}.csv").read_text()
+    fall = pd.read_csv(run / "exhibits/beniwal2025/fig13/fall.csv").set_index("share")
+    np.testing.assert_allclose(fall.loc["DPO (ours)"].astype(float), fall.loc["100"].astype(float) + 3, atol=0.011)
+    table = pd.read_csv(run / "exhibits/beniwal2025/table6/table6.csv").set_index("tuned")
+    assert "(" in table.loc["de", "am"] and float(table.loc["DPO (ours)", "am"]) == pytest.approx(float(fall.loc["DPO (ours)", "am"]))
+
+
+def test_an_exhibit_of_perplexity_counts_perplexities_and_texts_longer_than_the_judge(tmp_path):
+    run = make_grid(tmp_path / "run", EVERYTHING, roles=("aya-23-8b",))
+    edit(run, "aya-23-8b", lambda df: df.assign(n_missing=1, n_perplexity=df["n"] - 2 * (df["lang"] == "en"), share_empty=0.02))
+    write_manifest(run / "grid_judge/aya-23-8b.parquet.manifest.json", {}, {"n_in_windows": 1200}, 0, 1.0)
+    found = made(run, "table18")
+    assert "20 perplexities missing in 10 of 90 cells" in found["footer"][0] and "points" not in found["footer"][1]
+    assert any("1,200 texts are longer than the judge" in line for line in found["footer"]) and "have no perplexity" in found["variant"]
+    assert "90 scores missing in 90 of 90" in made(run, "table6")["footer"][0]
+    assert made(run, "fig2")["variant"] == "empty texts scored as they are"  # levels, not differences

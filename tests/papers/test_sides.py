@@ -2,7 +2,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from xlingtox.core import InputError
+from xlingtox.core import InputError, write_manifest
 from xlingtox.metrics.toxicity import prompt_scores, toxicity_summary
 from xlingtox.papers.sides import compare_sides, draw_sides, read_side, remarks_on, shown_sides
 
@@ -140,3 +140,38 @@ def test_two_runs(tmp_path):
     a, b = (read_side(str(tmp_path / run))[0] for run in ("one", "two"))
     table = compare_sides(a, b, ["emt"], **FEW)
     assert table["model_b"].unique().tolist() == ["mgpt/base", "mgpt/dpo-0"] and set(table["says"]) == {"B lower"}
+
+
+def run_of(folder, table):
+    for model, rows in table.groupby("model"):
+        role, variant = model.split("/")
+        (folder / "prompt_scores" / role).mkdir(parents=True, exist_ok=True)
+        prompt_scores(rows).assign(role=role, variant=variant).drop(columns="model").to_parquet(folder / f"prompt_scores/{role}/{variant}.parquet")
+    return folder / "prompt_scores/m/base.parquet"
+
+
+@pytest.mark.parametrize("spoil", [lambda file: file.write_bytes(b"PAR1 junk"), lambda file: file.write_bytes(file.read_bytes()[:-20]),
+                                   lambda file: pd.DataFrame({"a": [1]}).to_parquet(file), lambda file: file.write_bytes(b"")])
+def test_a_damaged_run_is_one_error(tmp_path, spoil):
+    spoil(run_of(tmp_path, scores()))
+    with pytest.raises(InputError, match="base.parquet: cannot be read .* makes it again") as refused:
+        read_side(str(tmp_path))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_run_whose_table_was_changed_is_not_compared(tmp_path):
+    file = run_of(tmp_path, scores())
+    write_manifest(file.with_name(f"{file.name}.manifest.json"), {}, {}, 0, 1.0, output=file)
+    read_side(str(tmp_path))
+    pd.read_parquet(file).assign(max=0.0).to_parquet(file)
+    with pytest.raises(InputError, match="is not what its manifest says"):
+        read_side(str(tmp_path))
+
+
+def test_prompts_of_one_side_only_are_said():
+    a, b = side(scores()), side(scores("b"))
+    assert remarks_on(a, b, {"x"}, {"x"}) == []
+    fewer = b[(b["lang"] != "de") | (b["prompt_id"].str[1:].astype(int) < 25)]
+    assert remarks_on(a, fewer, {"x"}, {"x"}) == ["15 prompts are only in A, and not compared: de 15"]
+    assert remarks_on(fewer, a, {"x"}, {"x"}) == ["15 prompts are only in B, and not compared: de 15"]
+    assert remarks_on(a, b[b["lang"] == "en"], {"x"}, {"x"}) == [], "a language that one side lacks has a row of its own"

@@ -1,4 +1,6 @@
 """Profiles: what is read, what is refused and in which words."""
+import re
+
 import pytest
 import yaml
 from xlingtox import profiles
@@ -70,9 +72,9 @@ def test_a_variant_of_another_method(mine):
 def test_realtext_needs_its_folder(tmp_path):
     with pytest.raises(InputError, match=r"realtext.yaml: .*--data FOLDER"):
         profiles.load_profile("realtext")
-    with pytest.raises(InputError, match=r"realtext.yaml: data.prompts.source: no such file or folder: .*parallel_prompts"):
+    with pytest.raises(InputError, match=r"realtext.yaml: data.prompts.source: no such file or folder: .*parallel-prompts"):
         profiles.load_profile("realtext", tmp_path)
-    for name in ("parallel_prompts", "paradetox_splits"):
+    for name in ("parallel-prompts", "paradetox-splits"):
         (tmp_path / name).mkdir()
     profile = profiles.load_profile("realtext", tmp_path)
     assert profile.scorer == "ngram:train" and profile.data["preference"].languages == ["en"]
@@ -188,11 +190,110 @@ def test_the_other_two_papers(mine):
     (neurons(tuning={"learning_rat": 1}), r"neuronft2025.tuning.learning_rat: is not a setting \(did you mean learning_rate\?\)"),
     (neurons(out_of_scope=["am"]), "neuronft2025.out_of_scope: the profile does not support am"),
     (neurons() | {"data": {"detection": None}}, "mine.yaml: data: detection is missing"),
+    ({"data": {"prompts": {"n": -1}}}, "mine.yaml: data.prompts: n: input should be greater than or equal to 1, not -1"),
+    ({"data": {"prompts": {"n": True}}}, "mine.yaml: data.prompts: n: .*should be a number, not True"),
+    ({"data": {"prompts": {"n": 1.5}}}, "mine.yaml: data.prompts: n: input should be a valid integer"),
+    ({"data": {"prompts": {"seed": -1}}}, "data.prompts: seed: input should be greater than or equal to 0"),
+    ({"data": {"prompts": {"toxic_share": 7}}}, "data.prompts: toxic_share: input should be less than or equal to 1"),
+    ({"data": {"prompts": {"sample": True}}}, "data.prompts.sample: .*should be a number, not True"),
+    ({"data": {"prompts": {"source": ["babel:prompts", "babel:prompts"]}}}, "data.prompts.source: .*'babel:prompts' stands there twice"),
+    ({"data": {"multiway": {"languages": ["de"]}}}, "retrieval.source: data.multiway does not support en"),
+    ({"data": {"prompts": {"source": "hf:two words", "n": None}}}, "data.prompts: 'hf:two words' names no data set of the hub"),
+    ({"languages": ["en", "de", "en"]}, "mine.yaml: languages: .*'en' stands there twice"),
+    ({"models": {"mgpt": {"seeds": [0, 0]}}}, "models.mgpt.seeds: .*0 stands there twice"),
+    ({"agreement": ["ngram:train", "ngram:train"]}, "agreement: .*'ngram:train' stands there twice"),
+    ({"models": {"mgpt": {"model": ""}}}, "models.mgpt.model: '' names no model"),
+    ({"models": {"mgpt": {"model": "lexicon:w.csv"}}}, "models.mgpt.model: 'lexicon:w.csv' names no model"),
+    ({"features": {"model": "mini:nothing"}}, "features.model: there is no miniature 'nothing'"),
+    ({"generation": {"k": 10**30}}, "generation.k: input should be less than or equal to 2147483647"),
+    *[({section: {"seed": -1}}, f"mine.yaml: {section}.seed: input should be greater than or equal to 0, not -1")
+      for section in ("generation", "metrics", "probe", "sites", "methods")],
+    ({"probe": {"lang": "fi"}}, "probe.lang: data.prompts does not support fi"),
+    ({"leave_out": ["li2024/fig99"]}, r"leave_out: there is no exhibit li2024/fig99 \(did you mean"),
+    ({"title": "a\nb"}, "mine.yaml: title: string should match pattern"),
+    ({"intervention": {"offsets": []}}, "intervention.offsets: list should have at least 1 item"),
+    (beniwal(sources=["fr"]), "beniwal2025.sources: the section does not support fr"),
+    (beniwal(models={"mgpt": FAMILY | {"min_new_tokens": 6}}), "beniwal2025.models.mgpt: min_new_tokens: 6 is more than max_new_tokens, 5"),
+    (neurons(decoding={"max_new_tokens": 5, "min_new_tokens": 6}), "neuronft2025.decoding: min_new_tokens: 6 is more than max_new_tokens"),
+    (neurons(modules=[]), "neuronft2025.modules"),
+    (neurons(tuning={"optimizer_args": "momentum"}), "neuronft2025.tuning.optimizer_args: string should match pattern"),
+    (neurons(models=["mgpt", "mgpt"]), "neuronft2025.models: .*'mgpt' stands there twice"),
 ])
 def test_what_is_refused(mine, content, message):
     with pytest.raises(InputError, match=message) as e:
         mine(**content)
     assert "\n" not in str(e.value)
+
+
+WORDS = "concept,category,theme,severity,en\nliar,insult_noun,insult,0.4,liar\n"
+PLACED = {"scorer": "lexicon:w.csv", "agreement": ["noisy:lexicon:w.csv"], "cards": ["lexicon:w.csv"], "sites": {"lexicon": "w.csv"},
+          "data": {"prompts": {"source": "file:p.csv", "n": None}}, "judge": {"model": "model"}, "accelerate": "a.yaml", "features": {"model": "model"}}
+ALONE = {"languages": ["en"], "beniwal2025": None, "neuronft2025": None}
+
+
+@pytest.mark.parametrize("key", PLACED)
+def test_a_path_that_belongs_to_no_folder(tmp_path, monkeypatch, key):
+    "It would be found from here and not in the run folder, hours later"
+    monkeypatch.chdir(tmp_path)
+    for name, text in {"w.csv": WORDS, "p.csv": "id,lang,text\na,en,hello\n", "a.yaml": "num_processes: 2\n"}.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "model").mkdir()
+    value = PLACED[key]
+    with pytest.raises(InputError, match="to whose folder does .* belong. give .*[./]") as e:
+        profiles.load_profile(write(tmp_path, "mine.yaml", extends="mini", **ALONE, **{key: value}))
+    dotted = yaml.safe_load(yaml.safe_dump(value).replace("w.csv", "./w.csv").replace("p.csv", "./p.csv").replace("a.yaml", "./a.yaml"))
+    if key in ("scorer", "agreement", "cards", "data"):
+        assert str(e.value).count("./") == 1
+        monkeypatch.chdir("/")
+        assert profiles.load_profile(write(tmp_path, "mine.yaml", extends="mini", **ALONE, **{key: dotted})).title
+
+
+def test_a_chain_of_files_with_anything_in_the_middle(tmp_path):
+    "The file below is refused for what the file above it makes of it, and in one line"
+    odd = [None, 7, "x", [], ["x"], {}, {"x": 1}, {"models": 7}, {"models": None}, {"languages": 7, "out_of_scope": 7}, {"mgpt": 7}]
+    tops = [{"models": {"mgpt": {"model": "mini:mgpt"}}}, {"languages": ["en"]}, {"models": {"mgpt": None}}]
+    for key in ("models", "beniwal2025", "neuronft2025", "methods", "languages"):
+        for value in odd:
+            write(tmp_path, "base.yaml", extends="mini", **{key: value})
+            for top in tops:
+                try:
+                    profiles.load_profile(write(tmp_path, "mine.yaml", extends="base.yaml", **top))
+                except InputError as e:
+                    assert "\n" not in str(e)
+
+
+@pytest.mark.parametrize("text", ["x", "- 1", "num_processes: 0", "num_processes: many", "num_processes: true", "[", "a: \x00"])
+def test_a_configuration_of_accelerate_is_read(tmp_path, mine, text):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"accelerate: .*a.yaml: n"):
+        mine(accelerate=str(tmp_path / "a.yaml"))
+
+
+def test_a_tracker_and_vllm_must_be_there(mine, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="generation.backend: vllm is not installed"):
+        mine(generation={"backend": "vllm"})
+    with pytest.raises(InputError, match="neuronft2025.tasks: m_mmlu takes the lm-eval harness"):
+        mine(neuronft2025={"tasks": ["m_mmlu"]})
+    monkeypatch.setattr("transformers.integrations.integration_utils.get_available_reporting_integrations", list)
+    with pytest.raises(InputError, match="report_to: the tracker wandb is not installed"):
+        mine(report_to="wandb")
+
+
+def test_a_saved_scorer_is_read_before_it_is_needed(tmp_path, mine):
+    "An empty folder, and a lexicon without a word in a language, which would find every text harmless"
+    (tmp_path / "empty").mkdir()
+    for kind in ("ngram", "features"):
+        with pytest.raises(InputError, match=r"scorer.json: no such file|no scorer was saved there"):
+            mine(scorer=f"{kind}:{tmp_path}/empty")
+    for words, said in ((WORDS.replace(",en", ",en,de").replace(",liar\n", ",liar,\n"), "does not support de"), ("\x00\x01", "lacks the columns|no table"),
+                        (WORDS.replace("0.4", "much"), "severity of liar"), (WORDS.splitlines()[0] + "\n", "does not support"), ("", "no table")):
+        (tmp_path / "w.csv").write_text(words)
+        with pytest.raises(InputError, match=said):
+            mine(scorer=f"lexicon:{tmp_path}/w.csv", **ALONE | {"languages": ["en", "de"]})
+    (tmp_path / "w.csv").write_bytes(WORDS.replace("liar", "caf\xe9").encode("latin-1"))
+    with pytest.raises(InputError, match="w.csv: no table in UTF-8"):
+        mine(sites={"lexicon": f"{tmp_path}/w.csv"})
 
 
 def test_the_file_that_holds_the_mistake_is_named(tmp_path):
@@ -230,7 +331,7 @@ def test_not_utf8(tmp_path):
 
 
 def test_a_profile_that_leaves_its_model_open(tmp_path):
-    for name in ("parallel_prompts", "paradetox_splits", "hate_corpora"):
+    for name in ("parallel-prompts", "paradetox-splits", "hate-corpora"):
         (tmp_path / name).mkdir()
     assert {m.model for m in profiles.load_profile("laptop", tmp_path).models.values()} == {"google/gemma-3-270m"}
     (tmp_path / "model").mkdir()
@@ -244,11 +345,29 @@ def test_a_profile_that_leaves_its_model_open(tmp_path):
         profiles.load_profile("laptop", tmp_path, model="mini:mgtp")
 
 
-def test_every_profile_on_real_text_can_be_read(tmp_path):
-    for name in ("parallel_prompts", "paradetox_splits", "hate_corpora"):
+@pytest.mark.parametrize("names", [("parallel-prompts", "paradetox-splits", "hate-corpora"), ("parallel_prompts", "paradetox_splits", "hate_corpora")])
+def test_every_profile_on_real_text_can_be_read(tmp_path, names):
+    for name in names:
         (tmp_path / name).mkdir()
     for name in ("realtext", "realpairs", "laptop"):
-        assert profiles.load_profile(name, tmp_path).name == name
+        profile = profiles.load_profile(name, tmp_path)
+        assert profile.name == name and f"{tmp_path}/{names[0]}" in profile.data["prompts"].source[0]
+
+
+def test_profiles_spell_the_folders_of_data_as_they_are_fetched():
+    from xlingtox.data.catalogue import data_sets
+
+    texts = [path.read_text(encoding="utf-8") for path in profiles.profile_path("mini").parent.glob("*.yaml")]
+    named = {name for text in texts for name in re.findall(r"\{data\}/([^/\"]+)", text)}
+    assert named <= set(data_sets().index) | {"hate-corpora"} and not any("_" in name for name in named), named
+
+
+def test_the_spelling_that_is_there_is_taken(tmp_path):
+    for name in ("parallel-prompts", "parallel_prompts", "paradetox_splits"):
+        (tmp_path / name).mkdir()
+    data = profiles.load_profile("realtext", tmp_path).data
+    assert data["prompts"].source == [f"parallel-prompts:{tmp_path}/parallel-prompts"]
+    assert data["preference"].source == [f"paradetox:{tmp_path}/paradetox_splits"]
 
 
 def test_scorers_of_a_run_need_labelled_text(mine, tmp_path):

@@ -149,6 +149,9 @@ def test_scores_export_and_import(tmp_path, monkeypatch, texts):
     GENERATIONS.to_parquet(tmp_path / "g.parquet")
     assert xlingtox("score", "--in", "g.parquet", "--scorer", "archive:archive", "--out", "s.parquet", cwd=tmp_path) == (0, "", "")
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "s.parquet"), first)
+    GENERATIONS.assign(text=["the liar sings", "nobody judged this", "nor this"]).to_parquet(tmp_path / "more.parquet")
+    told = xlingtox("score", "--in", "more.parquet", "--scorer", "archive:archive", "--out", "more-scores.parquet", cwd=tmp_path)
+    assert told == (0, "", "2 of 3 scores are missing; they are counted as missing, not as 0\n")
     (tmp_path / "archive/scores.parquet").write_bytes(b"cut off")
     code, out, err = xlingtox("scores", "import", "--in", "archive", cwd=tmp_path)
     assert (code, out, err.count("\n")) == (2, "", 1) and "not the table that archive.json describes" in err

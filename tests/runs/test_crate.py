@@ -181,3 +181,75 @@ def test_every_stage_has_a_notebook_for_what_it_makes():
             artifact = output.removesuffix(".manifest.json").format(role="mgpt", variant="base" if stage.name == "base" else "dpo-0", kind="prompts",
                                                                     table="mgpt/lr")
             assert maker_notebook(artifact).stem == stage.name, output
+
+
+ODD = ["a#b?c%20d%é.svg", "with space & 'quotes\".txt", "back\\slash.csv", "日本.csv", "two\nlines.txt"]
+
+
+def test_odd_names_are_found_again(run, tmp_path):
+    from urllib.parse import unquote
+
+    for name in ODD:
+        (run / "exhibits/li2024/fig1" / name).write_text(name)
+    export_crate(run, tmp_path / "crate")
+    graph, _ = graph_of(tmp_path / "crate")
+    made = ids(graph["#run"]["result"])
+    assert {f"exhibits/li2024/fig1/{name}" for name in ODD} <= set(map(unquote, made)) and set(made) <= set(graph)
+    for name in made:
+        assert hashlib.sha256((tmp_path / "crate" / unquote(name)).read_bytes()).hexdigest() == graph[name]["sha256"]
+
+
+def seal(run):
+    "Manifests that know the files they stand beside"
+    for artifact, read in STEPS.items():
+        write_manifest(run / f"{artifact}.manifest.json", {name: run / name for name in read}, {}, 0, 90.0, output=run / artifact)
+
+
+@pytest.mark.parametrize("spoil, message", [
+    (lambda run: (run / "scores/mgpt/base.parquet").write_text("changed"), "is not what its manifest says"),
+    (lambda run: (run / "models/mgpt/dpo-0/log.parquet").unlink(), "is not what its manifest says"),
+    (lambda run: (run / "scores/mgpt/base.parquet").unlink(), "is not there"),
+    (lambda run: (run / "scores/mgpt/base.parquet.manifest.json").write_text("[]"), "not a manifest"),
+    (lambda run: (run / "README.md").write_text("mine"), "something of its own by that name"),
+    (lambda run: (run / "ro-crate-metadata.json").write_text("{}"), "something of its own by that name"),
+    (lambda run: (run / "key").symlink_to("/etc/hostname"), "a link that leads out of the run"),
+    (lambda run: (run / "more").symlink_to(run.parent), "a link that leads out of the run"),
+    (lambda run: (run / "profile.json").write_text("[]"), "not the profile of a run"),
+    (lambda run: (run / "profile.json").write_text('{"models": {"mgpt": 5}}'), "not the profile of a run"),
+    *[(lambda run, key=key: write_json({k: v for k, v in json.loads((run / "data/prompts.parquet.manifest.json").read_text()).items() if k != key},
+                                       run / "data/prompts.parquet.manifest.json"), "does not say what was read")
+      for key in ("seconds", "finished", "inputs", "versions")]])
+@pytest.mark.parametrize("name", ["crate", "crate.zip"])
+def test_a_crate_vouches_only_for_what_it_can(run, tmp_path, spoil, message, name):
+    seal(run)
+    spoil(run)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match=message) as refused:
+        export_crate(run, tmp_path / name)
+    assert "\n" not in str(refused.value) and sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_that_was_stopped_is_not_said_to_be_complete(run, tmp_path):
+    for event in ({"event": "run", "total": 5}, {"event": "end"}, {"event": "run", "total": 5}, {"event": "finished", "job": "score mgpt/base"}):
+        append_progress(run, **event)
+    assert export_crate(run, tmp_path / "stopped")["unfinished"] == "stopped before its end, 1 jobs after it was last started"
+    action = graph_of(tmp_path / "stopped")[0]["#run"]
+    assert action["actionStatus"] == "http://schema.org/FailedActionStatus" and "stopped before its end" in action["error"]
+    append_progress(run, event="end")
+    assert export_crate(run, tmp_path / "whole")["unfinished"] == ""
+    assert graph_of(tmp_path / "whole")[0]["#run"]["actionStatus"].endswith("CompletedActionStatus")
+
+
+@pytest.mark.parametrize("licence", ["", " ", "x y", "Apache-2.0\n", "file:///etc", "https://a b"])
+def test_a_licence_that_is_none_is_refused(run, tmp_path, licence):
+    write_json(PROFILE | {"data": {"prompts": {"source": ["rtp-lx:x"]}}}, run / "profile.json")
+    with pytest.raises(InputError, match="neither an SPDX name"):
+        export_crate(run, tmp_path / "crate", licence=licence)
+
+
+def test_what_a_name_says_is_what_is_written(run, tmp_path):
+    export_crate(run, tmp_path / "crate.ZIP")
+    assert zipfile.is_zipfile(tmp_path / "crate.ZIP")
+    for name in ("crate.tar.gz", "crate.tgz", "crate.7z"):
+        with pytest.raises(InputError, match="a crate is a .zip or a folder"):
+            export_crate(run, tmp_path / name)

@@ -1,10 +1,15 @@
 """What is left of a run after a full disk or a careless hand: damage is found when it is read, by `status` and before a run goes on."""
+import contextlib
+import io
 import json
 import shlex
+from unittest import mock
 
 import pandas as pd
 import pytest
+from xlingtox.cli import main
 from xlingtox.core import InputError, check_artifact, write_json, write_manifest, write_table
+from xlingtox.papers.exhibits import save_exhibit
 from xlingtox.profiles.read import load_profile
 from xlingtox.runfolder import damaged, load_artifact
 from xlingtox.runs import select, workflow
@@ -46,6 +51,49 @@ def test_damage_is_found_and_the_remedy_is_said(run, name, how, monkeypatch):
             load_artifact(run, "generations", "mgpt")
         with pytest.raises(InputError), stage(run, "score", "mgpt", "base") as job:
             job.read("generations")
+
+
+@pytest.mark.parametrize("name", ["fig1.csv", "exhibit.json"])
+def test_an_exhibit_that_was_changed(run, name, monkeypatch):
+    "A table with fewer rows, or the verdicts of another run: both can be read, and neither is what was made"
+    exhibit = run / "exhibits/li2024/fig1"
+    write_manifest(exhibit.with_name("fig1.manifest.json"), {}, {"exhibit": "li2024/fig1"}, None, 1.0, exhibit)
+    assert damaged(run) == []
+    (exhibit / name).write_text({"fig1.csv": "emt\n0.1\n", "exhibit.json": '{"verdicts": [1]}'}[name])
+    (said,) = damaged(run)
+    assert said.startswith(f"{exhibit}: is not what its manifest says") and "remove the folder" in said
+    monkeypatch.chdir(run.parents[1])
+    assert cli_of("report", "--profile", "mini") == (2, f"xlingtox: {said}".replace(f"{run.parents[1]}/", ""))
+
+
+def cli_of(*words):
+    "Status and standard error of the command in this process"
+    with mock.patch("sys.argv", ["xlingtox", *words]), contextlib.redirect_stderr(io.StringIO()) as said, pytest.raises(SystemExit) as end:
+        main()
+    return end.value.code, said.getvalue().strip()
+
+
+def test_saving_an_exhibit_leaves_a_manifest_of_all_of_it(run):
+    save_exhibit(run, "li2024/fig1", "c", {"fig1": pd.DataFrame({"emt": [0.5, 0.4]})}, "lexicon", "v", of_scores=False)
+    assert damaged(run) == []
+    csv = run / "exhibits/li2024/fig1/fig1.csv"
+    csv.write_text("".join(csv.read_text().splitlines(keepends=True)[:2]))
+    assert len(damaged(run)) == 1
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "7", '{"a": 1}', "[" * 9000, "\x00", '{"event": "run"}'])
+def test_lines_of_progress_that_are_no_records(run, text, monkeypatch):
+    (run / "progress.jsonl").write_text(text + "\n")
+    monkeypatch.chdir(run.parents[1])
+    assert any("idle" in line for line in workflow.status())
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{}", "\x00"])
+def test_a_report_of_a_run_whose_settings_are_gone(run, text, monkeypatch):
+    (run / "profile.json").write_text(text)
+    monkeypatch.chdir(run.parents[1])
+    code, said = cli_of("report", "--profile", "mini")
+    assert code == 2 and "profile.json" in said and "\n" not in said
 
 
 def test_a_whole_run_is_whole(run):

@@ -7,6 +7,7 @@ import pytest
 from test_stages import random_model
 from xlingtox import profiles
 from xlingtox.core import InputError
+from xlingtox.runs.display import grid_progress
 
 from desk import Desk
 
@@ -84,6 +85,23 @@ def test_killed_in_the_middle_it_repeats_one_state_and_ends_equal(desk, tmp_path
     assert code == 0, out + err
     assert {p: p.stat().st_mtime_ns for p in done} == done, "what was done is not done again"
     assert tables(again.run) == tables(desk.run)
+
+
+@pytest.mark.parametrize("change, done", [
+    ({"sources": ["en"]}, "9 of 12"),  # whose part is taken away below; what de has left is of an earlier profile
+    ({"learning_rate": 0.5}, "0 of 15"),
+    ({"judged": 3}, "0 of 15"),
+])
+def test_what_earlier_settings_have_left_is_not_done(desk, tmp_path, change, done):
+    profile = json.loads((desk.run / "profile.json").read_text())
+    profile["beniwal2025"] |= {"sources": ["en", "de"], "dpo": False} | change
+    for folder in ("data", "models", "grid_parts"):
+        shutil.copytree(desk.run / folder, tmp_path / folder)
+    (tmp_path / "profile.json").write_text(json.dumps(profile))
+    shutil.rmtree(tmp_path / "grid_parts/bloom-7b1/xft-en")
+    assert grid_progress(tmp_path).startswith(f"{done} settings")
+    shutil.copy(tmp_path / "data/shared.parquet.manifest.json", tmp_path / "data/cross.parquet.manifest.json")  # other pairs
+    assert grid_progress(tmp_path).startswith("0 of")
 
 
 def test_one_source_more_costs_itself_alone(desk):

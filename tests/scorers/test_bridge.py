@@ -83,6 +83,18 @@ def test_missing_scores_stay_missing_and_teach_nothing():
     assert (bridged_summary(bridge, as_scores(known, np.nan))["refused"] == "no scores").all()
 
 
+def test_a_summary_counts_what_it_rests_on():
+    known, new = world(), world(seed=1)
+    scores = as_scores(new, noisy(new))
+    scores = scores.assign(toxicity=scores["toxicity"].mask(scores.index.isin(scores.index[:5])))
+    summary = bridged_summary(fitted(known, noisy(known)), scores.drop(index=scores.index[-3:]), n_draws=20)
+    whole = len(scores)
+    counts = summary.groupby("lang")[["n_scored", "n_missing", "n_absent"]].first().sum()
+    assert counts.tolist() == [whole - 8, 5, 3], "of each language, refused or not"
+    refused = bridged_summary(fitted(known, noisy(known)), as_scores(known, np.nan))
+    assert (refused["n_missing"] > 0).all() and (refused["n_scored"] == 0).all()
+
+
 @pytest.mark.parametrize("spoil, why", [
     (lambda t: t.assign(toxicity=noisy(t).where((t["lang"] == "en") | (t.index < 600 + MIN_TEXTS - 1))),
      f"{MIN_TEXTS - 1} texts scored by both; it takes {MIN_TEXTS}"),
@@ -214,3 +226,80 @@ def test_tables_and_their_texts(tmp_path):
         with pytest.raises(InputError) as e:
             read_sides(*(str(tmp_path / side) for side in sides))
         assert message in str(e.value)
+
+
+@pytest.mark.parametrize("distort", [np.sqrt, lambda t: 1 - (1 - t) ** 2])
+def test_scores_beyond_those_that_were_seen_are_refused(distort):
+    "Behind its last step a map knows nothing: EMT would come out at the highest score of the mild texts"
+    mild, strong = world(), world(seed=5)
+    mild["truth"] = (0.3 * mild["truth"]).round(4)
+    bridge = fitted(mild, distort(mild["truth"]))
+    assert min(of["explained"] for of in bridge["languages"].values()) > 0.95, "however exact the bridge is"
+    crossed, refused = cross(bridge, as_scores(strong, distort(strong["truth"])))
+    assert set(refused) == {("m", "en"), ("m", "zh")} and crossed["toxicity"].isna().all()
+    assert all("outside of those that the bridge was learnt from (0.00 to" in why for why in refused.values())
+    assert (bridged_summary(bridge, as_scores(strong, distort(strong["truth"])))["value"].isna()).all()
+    change = bridged_change(bridge, as_scores(mild, distort(mild["truth"])), as_scores(strong, distort(strong["truth"])), n_draws=50)
+    assert set(change["says"]) == {"cannot tell"}
+    same = world(seed=6).assign(truth=lambda t: (0.3 * t["truth"]).round(4))
+    assert cross(bridge, as_scores(same, distort(same["truth"])))[1] == {}, "another sample of the same kind is not"
+    high = world(seed=7).assign(truth=lambda t: 0.5 + t["truth"] / 2)
+    assert set(cross(fitted(high, distort(high["truth"])), as_scores(strong, distort(strong["truth"])))[1]) == {("m", "en"), ("m", "zh")}, "nor below"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_samples_of_the_same_kind_are_not_refused_for_their_ends(seed):
+    known, new = world(seed=seed), world(200, seed=seed + 50)
+    assert cross(fitted(known, np.sqrt(known["truth"])), as_scores(new, np.sqrt(new["truth"])))[1] == {}
+
+
+def test_missing_scores_are_counted_and_rows_are_told_apart():
+    known = world()
+    bridge, rows = fitted(known, noisy(known)), as_scores(known, noisy(known))
+    gappy = rows.assign(toxicity=rows["toxicity"].where(rows.index % 4 > 0))
+    assert set(bridged_summary(bridge, gappy)["n_missing"]) == {150}
+    for spoilt, message in ((pd.concat([rows, rows.head(1)]), "row 1201: occurs more than once"), (rows.assign(prompt_id=None), "row 1: .* is missing")):
+        for command in (cross, bridged_summary):
+            with pytest.raises(InputError, match=message):
+                command(bridge, spoilt)
+    with pytest.raises(InputError, match="one model to one other"):
+        bridged_change(bridge, pd.concat([rows, rows.assign(model="other")]), rows)
+    with pytest.raises(InputError, match="no metric 'worst'"):
+        bridged_change(bridge, rows, rows, metric="worst")
+
+
+@pytest.mark.parametrize("part, name, change", [
+    (None, "explained", str), (None, "explained", lambda v: 2), (None, "explained", lambda v: True), (None, "n", str), (None, "n", float),
+    (None, "refused", lambda v: "no"), (None, "map", lambda v: [1]), (None, "shape", lambda v: None),
+    ("map", "starts", lambda v: [str(x) for x in v]), ("map", "starts", lambda v: [x + 0.001 for x in v]), ("map", "starts", lambda v: v[::-1]),
+    ("map", "value", lambda v: [str(x) for x in v]), ("map", "value", lambda v: [1.0] * (len(v) // 2) + [0.0] * (len(v) - len(v) // 2)),
+    ("map", "step", lambda v: [float(x) for x in v]), ("map", "n", lambda v: [v[0] + 0.5, v[1] - 0.5, *v[2:]]), ("map", "n", lambda v: v[:-1]),
+    ("shape", "share", lambda v: [str(x) for x in v]), ("shape", "share", lambda v: [5.0] * len(v)), ("shape", "share", lambda v: [0.5] * len(v)),
+    ("shape", "at", lambda v: [str(x) for x in v]), ("shape", "at", lambda v: [])])
+def test_a_bridge_that_was_edited_is_no_bridge(tmp_path, part, name, change):
+    known = world()
+    save_bridge(fitted(known, noisy(known)), tmp_path / "b.json")
+    bridge = json.loads((tmp_path / "b.json").read_text())
+    load_bridge(tmp_path / "b.json")
+    of = bridge["languages"]["zh"] if part is None else bridge["languages"]["zh"][part]
+    of[name] = change(of.get(name))
+    (tmp_path / "b.json").write_text(json.dumps(bridge))
+    with pytest.raises(InputError, match="languages.zh is not the map of a language"):
+        load_bridge(tmp_path / "b.json")
+
+
+def test_no_command_writes_over_a_file_that_it_reads(tmp_path, monkeypatch):
+    from pathlib import Path
+
+    from xlingtox.runs.score_commands import bridge_cross, bridge_fit
+    from xlingtox.runs.scorer_commands import scorers_card
+
+    monkeypatch.chdir(tmp_path)
+    fit = {"reference": "r.json", "substitute": "s.json", "texts": Path("t.json")}
+    card = {"scorer": "lexicon:babel", "labelled": "l.csv", "parallel": "p.csv", "store": Path("s.csv")}
+    calls = [*[(bridge_fit, fit | {"out": Path(name)}) for name in ("r.json", "./s.json", "t.json")],
+             *[(bridge_cross, {"bridge": Path("b.jsonl"), "in_": Path("i.jsonl"), "out": Path(name)}) for name in ("b.jsonl", "i.jsonl")],
+             *[(scorers_card, card | {"out": Path(name)}) for name in ("l.csv", "p.csv", "s.csv")]]
+    for command, arguments in calls:
+        with pytest.raises(InputError, match="is the file that is read"):
+            command(**arguments)

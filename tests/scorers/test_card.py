@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from xlingtox import babel, models
 from xlingtox.core import InputError
+from xlingtox.runs.scorers import card_of
 from xlingtox.scorers import load_scorer
 from xlingtox.scorers.card import LEAST_LEFT_OUT, false_alarms, parallel_agreement, scorer_card
 from xlingtox.scorers.features import Encoder, FeaturesScorer
@@ -110,3 +111,12 @@ def test_cards_on_real_pairs(real_data):
     card = scorer_card(NgramScorer.train(train), train, test, parallel, babel.labelled(["en", "ru"], n=30, toxic_share=0), ["en", "ru", "sv"],
                        NgramScorer.train).set_index("lang")
     assert card.loc["ru", "judged"] and not card.loc[["zh", "sv"], "judged"].any(), "Ukrainian tells of Russian, nothing tells of Chinese"
+
+
+@pytest.mark.parametrize("lost", [{"id": ["a", "b"], "lang": ["de", "ru"]}, {"id": ["a", "b"], "lang": ["en", "ru"]}], ids=["no English", "no pair"])
+def test_parallel_sentences_that_pair_with_nothing(tmp_path, lost):
+    "Of them no agreement could be said, and dashes do not say why"
+    pd.DataFrame(lost).assign(text=["Guten Tag", "Dobryj den"]).to_csv(tmp_path / "multiway.csv", index=False)
+    babel.labelled(["en"], n=20).to_parquet(tmp_path / "labelled.parquet")
+    with pytest.raises(InputError, match="multiway.csv: no sentence is there in English and, by the same id, in another language"):
+        card_of("lexicon:babel", None, str(tmp_path / "labelled.parquet"), str(tmp_path / "multiway.csv"), None, None)

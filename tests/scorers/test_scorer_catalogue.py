@@ -72,3 +72,5 @@ def test_the_command():
     assert all(f"{spec}\n" in shown for spec in TABLE.index) and "commit: to be named, guard:Qwen/Qwen3Guard-Gen-8B@COMMIT" in shown
     bad = run("--lang", "klingon")
     assert bad.returncode == 2 and "does not support klingon" in bad.stderr and bad.stderr.count("\n") == 1
+    nobody = run("--lang", "am", "--lang", "ko")
+    assert (nobody.returncode, nobody.stdout) == (0, "") and nobody.stderr == "no scorer here has learnt all of am ko; ask one by one\n"

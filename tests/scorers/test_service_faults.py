@@ -1,11 +1,13 @@
 """What a service may do that looks like success: each is said, nothing is paid twice, and the quota holds over all processes."""
 import datetime
+import gzip
 import http.server
 import json
 import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -13,7 +15,7 @@ import pandas as pd
 import pytest
 from xlingtox import cli
 from xlingtox.core import InputError
-from xlingtox.scorers import perspective, quota
+from xlingtox.scorers import capped, perspective, quota
 from xlingtox.scorers.by_name import Unanswered, check_answered, score_generations
 from xlingtox.scorers.perspective import PerspectiveScorer
 from xlingtox.scorers.store import ScoreStore
@@ -124,6 +126,59 @@ def test_an_answer_that_does_not_end_is_given_up(server):
     assert "does not end" in " ".join(judge.missing)
 
 
+class Floods(http.server.BaseHTTPRequestHandler):
+    "Answers the text `flood` with 300 MB, packed or not, and every other one with a score; counts what it could send"
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        flood = b'"flood"' in self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.asked[flood] += 1
+        body = SCORE % b"0.25"
+        self.send_response(200)
+        self.send_header("Content-Length", self.server.size if flood else len(body))
+        if flood and self.server.packed:
+            self.send_header("Content-Encoding", "gzip")
+        self.end_headers()
+        if not flood:
+            return self.wfile.write(body)
+        piece = self.server.packed or b" " * 1_000_000
+        for _ in range(self.server.size // len(piece)):
+            self.wfile.write(piece)
+            self.server.sent += len(piece)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_answer_of_300_megabytes_is_left_and_its_neighbours_are_kept(tmp_path, packed):
+    there = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Floods)
+    there.packed = gzip.compress(b" " * 300_000_000, 1) if packed else b""
+    there.size, there.sent, there.asked, there.handle_error = len(there.packed) or 300_000_000, 0, Counter(), lambda *_: None
+    threading.Thread(target=there.serve_forever, daemon=True).start()
+    judge, store = scorer(f"http://127.0.0.1:{there.server_port}/v1", timeout=20, attempts=4), ScoreStore(tmp_path / "s.sqlite")
+    tracemalloc.start()
+    found = store.score(judge, ["a", "flood", "b"], "en")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    there.shutdown()
+    assert np.isnan(found).tolist() == [False, True, False] and there.asked[True] == 1, "it is not asked for again at once"
+    assert judge.missing == {"an answer of more than 1 MiB": 1} and len(store.table()) == 2
+    assert most < 120e6 and (packed or there.sent < 60e6), (most, there.sent)  # 300 MB would not go in
+    with pytest.raises(Unanswered, match=r"1 score is missing: an answer of more than 1 MiB \(1\); what came in is kept"):
+        check_answered(judge)
+
+
+@pytest.mark.parametrize("status, why", [(403, "PERSPECTIVE_API_KEY"), (404, "is not there"), (302, "moved to")])
+def test_a_refusal_remains_one_if_its_page_is_too_long(server, monkeypatch, status, why):
+    monkeypatch.setattr(capped, "MOST_BYTES", 1000)
+    url, _ = server(status, b"x" * 3000)
+    with pytest.raises(InputError, match="scorer perspective: HTTP") as said:
+        scorer(url, timeout=20).score(["a"], "en")
+    assert why in str(said.value) and len(str(said.value)) < 700
+
+
 def test_a_quota_that_would_never_end():
     with pytest.raises(InputError, match="one in 1000000000 seconds"):
         PerspectiveScorer(KEY, "http://127.0.0.1:9/v1", qps=1e-9)
@@ -160,6 +215,24 @@ def test_failures_can_be_forgotten(tmp_path, capsys, monkeypatch):
         cli.main()
     assert ended.value.code == 0 and capsys.readouterr().out == "1 failures forgotten\n"
     assert ScoreStore(tmp_path / "s.sqlite").table()["toxicity"].tolist() == [0.5]
+
+
+@pytest.mark.parametrize("words, why", [
+    (("--scorer", "perspectiv"), "holds nothing of the scorer 'perspectiv' (did you mean perspective?); it has lexicon, perspective"),
+    (("--lang", "de"), "holds nothing of the language 'de'; it has en, fr"),
+    (("--scorer", "lexicon", "--lang", "en"), "holds nothing of the language 'en'"),
+    (("--scorer", ""), "holds nothing of the scorer ''")])
+def test_a_name_that_the_store_does_not_hold_forgets_nothing(tmp_path, capsys, monkeypatch, words, why):
+    store, judge = ScoreStore(tmp_path / "s.sqlite"), scorer("http://127.0.0.1:9/v1")
+    store.put(judge, ["a", "b"], "en", np.array([0.5, np.nan]), [None, "COMMENT_TOO_LONG: x"])
+    store._insert([("lexicon", "1", "fr", b"0" * 32, None, "a reason")])
+    store.close()
+    monkeypatch.setattr(sys, "argv", ["xlingtox", "scores", "forget", "--store", str(tmp_path / "s.sqlite"), *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr()
+    assert (ended.value.code, said.out) == (2, "") and why in said.err and said.err.count("\n") == 1
+    assert ScoreStore(tmp_path / "s.sqlite").table()["reason"].notna().sum() == 2
 
 
 def test_a_stored_value_that_is_no_score_is_named(tmp_path):

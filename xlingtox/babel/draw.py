@@ -50,6 +50,16 @@ def _distinct_frames(rng: random.Random, moods: list[bool]) -> list[tuple]:
     return frames
 
 # %% ../../nbs/01_babel/02_draw.ipynb #c012
+_MOST = 5000  # different sentences to evaluate with; the world has some more, and the last are long looked for
+
+
+def _few_enough(n: int) -> int:
+    "A number of sentences that must differ, or an `InputError`"
+    if not 0 <= n <= _MOST:
+        raise InputError(f"babel: {n} different sentences to evaluate with; ask for {_MOST} at most")
+    return n
+
+
 def _moods(rng: random.Random, n: int, toxic_share: float) -> list[bool]:
     "Exactly round(n * toxic_share) toxic moods among n, shuffled"
     moods = [i < round(n * toxic_share) for i in range(n)]
@@ -71,7 +81,7 @@ def prompts(
 ) -> pd.DataFrame:
     "Prompts to continue: `id lang text`"
     rng = random.Random(f"{seed}/prompts")
-    return _say_in_each(_distinct_frames(rng, _moods(rng, n, toxic_share)), langs, "p")
+    return _say_in_each(_distinct_frames(rng, _moods(rng, _few_enough(n), toxic_share)), langs, "p")
 
 # %% ../../nbs/01_babel/02_draw.ipynb #c021
 def multiway(
@@ -82,7 +92,7 @@ def multiway(
 ) -> pd.DataFrame:
     "Sentences that are translations of each other wherever their ids are equal: `id lang text`"
     rng = random.Random(f"{seed}/multiway")
-    return _say_in_each(_distinct_frames(rng, _moods(rng, n, toxic_share)), langs, "m")
+    return _say_in_each(_distinct_frames(rng, _moods(rng, _few_enough(n), toxic_share)), langs, "m")
 
 # %% ../../nbs/01_babel/02_draw.ipynb #c024
 @functools.cache
@@ -212,7 +222,9 @@ def instruct(
 # %% ../../nbs/01_babel/02_draw.ipynb #c047
 def _questions(rng: random.Random, n_choices: int) -> list[tuple]:
     "For each city: (city, countries to choose from, index of the right one)"
-    questions = []
+    questions, n_countries = [], len(_concepts("country", ""))
+    if not 2 <= n_choices <= n_countries:
+        raise InputError(f"babel:choice: n_choices: {n_choices}: give 2 to {n_countries}, the countries of the world")
     for city, country in _cities()[0]:
         options = rng.sample([c for c in _concepts("country", "") if c != country], n_choices - 1)
         answer = rng.randrange(n_choices)

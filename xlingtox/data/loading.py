@@ -45,16 +45,16 @@ def loader(kind: str):
 # %% ../../nbs/02_data/06_loading.ipynb #a097
 def source_settings(
     source: str,
-) -> set[str]:
-    "Names of the settings that a source takes"
+) -> dict[str, type]:  # name -> type
+    "The settings that a source takes"
     kind, where = split_source(source)
     if kind in BABEL:
         functions = [_generator(where)] + [sample_document] * (where == "corpus")
     else:
         functions = [loader(kind)]
-    parameters = [p for f in functions if f for p in inspect.signature(f).parameters.values()]
-    names = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
-    return names - {"rng", "langs", "folder", "where", "languages", "as_"}
+    parameters = [p for f in functions if f for p in inspect.signature(f, eval_str=True).parameters.values()]
+    not_settings = {"rng", "langs", "folder", "where", "languages", "as_"}
+    return {p.name: p.annotation for p in parameters if p.kind is not p.VAR_KEYWORD and p.name not in not_settings}
 
 # %% ../../nbs/02_data/06_loading.ipynb #a100
 def source_path(source: str) -> Path | None:

@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import shorten
 
 import pandas as pd
 
@@ -200,7 +201,7 @@ def _hub_problem(where: str, error: Exception) -> str:
     if isinstance(error, DatasetNotFoundError):
         return f"hf:{where}: no such data set on the hub, or a private one"
     if Path(where).exists():
-        return f"{where}: not a data set in the form of the hub ({' '.join(str(error).split())[:200]})"
+        return f"{where}: not a data set in the form of the hub ({shorten(str(error), 200)})"
     return (f"hf:{where}: the hub cannot be reached, and the data set is not in the cache ({type(error).__name__}); "
             "download it where there is a network, and give its folder")
 

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..core import InputError, check_columns
 from .beams import beam_tokens
@@ -34,6 +34,14 @@ class Decoding(Settings):
     num_beams: Count = 1
     repetition_penalty: Positive = 1.0
     no_repeat_ngram_size: Natural = 0  # tokens; no sequence of so many is written twice
+
+    @model_validator(mode="after")
+    def check_lengths(self):
+        "A text can be as short as it must be"
+        if self.min_new_tokens > self.max_new_tokens:
+            raise InputError(f"min_new_tokens: {self.min_new_tokens} is more than max_new_tokens, "
+                             f"{self.max_new_tokens}")
+        return self
 
 
 def decoding_of(

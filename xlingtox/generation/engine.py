@@ -24,7 +24,7 @@ from .sampling import sample_nucleus, sample_uniforms
 from .tokens import continuation_text, mark_ids, prompt_tokens, token_rows
 from typing import Annotated, Literal
 from pydantic import Field
-from ..settings import Count, NonNegative, settings_of
+from ..settings import Count, Natural, NonNegative, settings_of
 from ..core import without_gradients
 
 # %% ../../nbs/04_generation/01_engine.ipynb #a018
@@ -397,6 +397,6 @@ Generation = settings_of(
     temperature=NonNegative,
     top_p=Annotated[float, Field(gt=0, le=1)],
     batch_size=Count,
-    seed=int,
+    seed=Natural,
     backend=Literal["hf", "vllm"],
 )

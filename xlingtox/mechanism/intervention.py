@@ -9,8 +9,10 @@ __all__ = ['Intervention', 'offset_activations', 'sweep', 'control_sets']
 
 # %% ../../nbs/08_mechanism/03_intervention.ipynb #h002
 import contextlib
+from typing import Annotated
 
 import pandas as pd
+from pydantic import Field
 
 from ..core import InputError
 from ..generation.engine import generate
@@ -86,7 +88,7 @@ Intervention = settings_of(
     "Intervention",
     (sweep, control_sets),
     "Offsets on the actual sources, and on random neurons, while the model writes greedily",
-    offsets=(list[float], [-4.0, -2.0, -1.0, 1.0]),
+    offsets=(Annotated[list[float], Field(min_length=1)], [-4.0, -2.0, -1.0, 1.0]),
     n_controls=(Count, 1),  # draws of random neurons, and of the same layers
     n_prompts=(Count | None, None),  # first prompts of each language; all where None
     few=(Count, 4),

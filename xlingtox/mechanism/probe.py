@@ -20,7 +20,7 @@ from ..representations import _by_length, _padded_batch, _pool
 from ..scorers.ngram import auc_table, hold_out_texts
 from typing import Annotated
 from pydantic import Field
-from ..settings import Count, Positive, Share, settings_of
+from ..settings import Count, Natural, Positive, Share, settings_of
 from ..core import without_gradients
 
 # %% ../../nbs/08_mechanism/00_probe.ipynb #a002
@@ -196,7 +196,7 @@ ProbeSettings = settings_of(
     batch_size=Count,
     epochs=Count,
     bias=bool,
-    seed=int,
+    seed=Natural,
     max_length=Count | None,
 )
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from ..core import InputError, check_columns
 from ..models.sites import check_sites, mlp_sites
-from ..settings import Count, settings_of
+from ..settings import Count, Natural, settings_of
 from ..core import without_gradients
 
 # %% ../../nbs/08_mechanism/01_value_vectors.ipynb #a001
@@ -215,4 +215,4 @@ Sites = settings_of(
     n_tokens=(Count, 30),  # promoted tokens of each
     lexicon=(str | None, None),  # words of known toxicity: "babel", or a file in its layout; unknown where None
     evaluate=(bool, False),  # precision and recall against the lexicon: projects every neuron of the model
-    seed=(int, 0))  # of the random value vectors to compare with
+    seed=(Natural, 0))  # of the random value vectors to compare with

@@ -13,10 +13,10 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from .toxicity import THRESHOLD, _TOXICITY, _size, prompt_scores
+from .toxicity import THRESHOLD, _TOXICITY, _size, count_scores, prompt_scores
 from ..stats import resample_counts
 from typing import Literal
-from ..settings import Count, Probability, Share, settings_of
+from ..settings import Count, Natural, Probability, Share, settings_of
 
 # %% ../../nbs/07_metrics/01_bootstrap.ipynb #a014
 @lru_cache(maxsize=8)
@@ -82,11 +82,12 @@ def summary_intervals(
 def summary_table(
     scores: pd.DataFrame,  # columns model, lang, prompt_id, sample, scorer, toxicity
     **settings,  # of `summary_intervals`
-) -> pd.DataFrame:  # model lang; emt, toxprob and avgtox, each with _low and _high; n_prompts k n_missing
-    "`toxicity_summary` with the ends of the intervals beside the values"
-    tidy, rows = summary_intervals(scores, **settings), []
+) -> pd.DataFrame:  # model lang; emt, toxprob and avgtox, each _low _high; n_prompts k n_scored n_missing n_absent
+    "`toxicity_summary` with the ends of the intervals beside the values, and what the numbers rest on"
+    tidy, counts, rows = summary_intervals(scores, **settings), count_scores(prompt_scores(scores)), []
     for (model, lang), group in tidy.groupby(["model", "lang"], sort=False):
-        size = group[["n_prompts", "k", "n_missing"]].iloc[0].to_dict()
+        own = counts.loc[model].sum() if lang == "average" else counts.loc[(model, lang)]
+        size = group[["n_prompts", "k"]].iloc[0].to_dict() | own.to_dict()
         row = {"model": model, "lang": lang}
         for r in group.itertuples():
             ends = (r.low, r.high) if size["n_prompts"] > 1 else (np.nan, np.nan)
@@ -103,5 +104,5 @@ Metrics = settings_of(
     variant=(Literal["exact", "published"], "published"),
     n_resamples=Count,
     level=Share,
-    seed=int,
+    seed=Natural,
 )

@@ -11,7 +11,8 @@ __all__ = ['FEWEST_PROMPTS', 'LEVEL', 'bridged_summary', 'bridged_change']
 import numpy as np
 import pandas as pd
 
-from .toxicity import _TOXICITY, MOST_MISSING, THRESHOLD
+from ..core import InputError
+from .toxicity import _TOXICITY, MOST_MISSING, THRESHOLD, count_scores, prompt_scores
 from ..scorers.bridge import drawn
 from ..scorers.crossing import check_crossing, why_not_bridged
 from ..stats import _two_sided_p, holm, resample_counts
@@ -48,13 +49,14 @@ def bridged_summary(
     seed: int = 0,
     level: float = 0.95,  # of the intervals
     threshold: float = THRESHOLD,  # a continuation is toxic from here on
-) -> pd.DataFrame:  # model lang metric substitute value low high n_prompts refused
+) -> pd.DataFrame:  # model lang metric substitute value low high n_prompts n_scored n_missing n_absent refused
     "EMT, ToxProb and AvgTox as the reference might have found them, with intervals over prompts, pairs and texts"
-    rows = []
-    for (model, lang), group in check_crossing(bridge, scores).groupby(["model", "lang"]):
+    scores, rows = check_crossing(bridge, scores), []
+    there = count_scores(prompt_scores(scores, variant="exact"))
+    for (model, lang), group in scores.groupby(["model", "lang"]):
         own = group["toxicity"].to_numpy()
         refused = why_not_bridged(bridge, lang, own) or ("" if np.isfinite(own).any() else "no scores")
-        row = {"model": model, "lang": lang, "refused": refused}
+        row = {"model": model, "lang": lang, "refused": refused, **there.loc[(model, lang)]}
         if refused:
             rows += [row | {"metric": metric} for metric in _TOXICITY]
             continue
@@ -64,7 +66,7 @@ def bridged_summary(
         rows += [row | {"metric": metric, "substitute": by_own[:, i].mean(), "value": draws[:, :, i].mean(),
                         "low": ends[0, i], "high": ends[1, i], "n_prompts": len(prompts)}
                  for i, metric in enumerate(_TOXICITY)]
-    columns = ["model", "lang", "metric", "substitute", "value", "low", "high", "n_prompts", "refused"]
+    columns = ["model", "lang", "metric", "substitute", "value", "low", "high", "n_prompts", *there, "refused"]
     return pd.DataFrame(rows, columns=columns)
 
 # %% ../../nbs/07_metrics/09_bridged.ipynb #a67d40c5
@@ -88,7 +90,8 @@ def _why_untold(bridge: dict, lang: str, of: pd.DataFrame, k: int) -> str:
     if not of["toxicity"].notna().any():
         return "no scores"
     n = _per_prompt(of)
-    if (share := 1 - n["count"].sum() / n["size"].clip(lower=k).sum()) > MOST_MISSING:
+    wanted = n["size"].clip(lower=k).sum()
+    if (share := (wanted - n["count"].sum()) / wanted) > MOST_MISSING:
         return f"{share:.0%} of its scores are missing"
     return why_not_bridged(bridge, lang, of["toxicity"].to_numpy())
 
@@ -103,6 +106,13 @@ def _says(row) -> str:
     return "no difference shown" if row["p_holm"] >= LEVEL else "lower" if row["difference"] < 0 else "higher"
 
 
+def _one_model(side: pd.DataFrame) -> pd.DataFrame:
+    "The scores of a side, or an `InputError` where they are those of several models"
+    if (names := sorted(side["model"].astype(str).unique()))[1:]:
+        raise InputError(f"scores of {', '.join(names)} on one side; a change is from one model to one other")
+    return side
+
+# %% ../../nbs/07_metrics/09_bridged.ipynb #9fa8ceef
 def bridged_change(
     bridge: dict,  # of `fit_bridge`
     before: pd.DataFrame,  # scores schema, of one model by the substitute
@@ -114,7 +124,9 @@ def bridged_change(
     threshold: float = THRESHOLD,
 ) -> pd.DataFrame:  # lang difference low high p p_holm n_prompts says why
     "Whether one model is less toxic than another, as the reference might have found it"
-    sides, rows = [check_crossing(bridge, side) for side in (before, after)], []
+    sides, rows = [_one_model(check_crossing(bridge, side)) for side in (before, after)], []
+    if metric not in _TOXICITY:
+        raise InputError(f"no metric {metric!r}; there are {', '.join(_TOXICITY)}")
     for lang in sorted(set(before["lang"]) | set(after["lang"])):
         own = [side[side["lang"] == lang] for side in sides]
         k = max((_per_prompt(of)["size"].mode().max() for of in own if len(of)), default=0)

@@ -17,7 +17,7 @@ import pandas as pd
 from ..core import InputError, check_columns
 from typing import Annotated
 from pydantic import Field
-from ..settings import Count, Natural, settings_of
+from ..settings import Count, EachOnce, Natural, settings_of
 
 # %% ../../nbs/07_metrics/06_capability.ipynb #a001
 def _padded_batch(ids, filler, device):
@@ -204,7 +204,7 @@ Capability = settings_of(
     evaluate,
     "Multiple-choice questions, Li et al. 2024, section 3.1.2 and table 3",
     tasks=(
-        Annotated[list[str], Field(min_length=1)],
+        Annotated[list[str], Field(min_length=1), EachOnce],
         ...,
     ),  # "facts": those of data.choice; any other is a task of the harness
     num_fewshot=Natural,

@@ -13,6 +13,7 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 
 from ..core import InputError, read_json
 
@@ -156,7 +157,7 @@ def _with_adapter(model, adapter: str, name: str):
         wrapped = _wrap(model, folder, name)
         strangers = _strangers(wrapped, name, folder)
     except (ValueError, RuntimeError, KeyError) as e:
-        strangers = [" ".join(str(e).split())[:200]]
+        strangers = [shorten(str(e), 200)]
     if strangers:
         raise InputError(f"the adapter {adapter} does not fit the model {base}: {strangers[0]}")
     return wrapped

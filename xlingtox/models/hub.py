@@ -13,8 +13,10 @@ import re
 from pathlib import Path
 
 from ..core import InputError, read_json
+from .weights import _check_file
 
 # %% ../../nbs/03_models/07_hub.ipynb #c7c1f8ba
+_KEY = r"hf_[A-Za-z0-9]{8,}"
 _GOES = ("adapter_config.json", "adapter_model.safetensors", "README.md", "log.parquet", "tokenizer.json",
          "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 _NEEDED = _GOES[:3]
@@ -35,16 +37,25 @@ def files_to_push(
         if not (folder / name).is_file():
             what = "a model of its own" if (folder / "config.json").is_file() else "not the folder of a tuned adapter"
             raise InputError(f"{folder}: has no {name}; it is {what}, and only adapters are pushed")
+    _check_file(folder / "adapter_model.safetensors")
     return {name: (folder / name).stat().st_size for name in _GOES if (folder / name).is_file()}
 
 # %% ../../nbs/03_models/07_hub.ipynb #0995b5bd
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
+def _settings(folder: Path) -> dict:
+    "The settings of an adapter; the base is a text, if an empty one"
+    settings = read_json(folder / "adapter_config.json")
+    named = settings.get("base_model_name_or_path") if isinstance(settings, dict) else 0
+    if not isinstance(named, str | None):
+        raise InputError(f"{folder}/adapter_config.json: not the settings of an adapter")
+    return settings | {"base_model_name_or_path": named or ""}
+
+
 def _base(folder: Path, given: str | None) -> str:
     "The base of an adapter as the hub names it"
-    named = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
-    base = given or named or "(none)"
+    base = given or _settings(folder)["base_model_name_or_path"]
     if not _NAME.fullmatch(base) or ".." in base or Path(base).is_dir():
         raise InputError(f"{folder}: its base is {Path(base).name}, which is no name on the hub; name the published "
                          "model that it is with --base OWNER/NAME")
@@ -63,25 +74,63 @@ def _text(settings: dict) -> str:
     return json.dumps(settings, indent=1, sort_keys=True) + "\n"
 
 
-def _contents(folder: Path, base: str) -> dict[str, bytes | Path]:
-    "File -> what is uploaded in its place"
+def _card(folder: Path):
+    "The card of an adapter, or an `InputError` where it is none, or tells what should stay here"
     from huggingface_hub import ModelCard
 
-    settings = read_json(folder / "adapter_config.json")
-    card = ModelCard.load(folder / "README.md")
+    file = folder / "README.md"
+    try:
+        card = ModelCard(file.read_text(encoding="utf-8"))
+    except Exception as e:  # each kind of broken head raises another
+        raise InputError(f"{file}: not a model card ({' '.join(str(e).split())[:100]})") from None
+    if not card.text.strip():
+        raise InputError(f"{file}: says nothing; a card says of which model, on what and how")
+    for pattern, what in ((_KEY, "a key of the hub"), (re.escape(f"{Path.home()}/"), "your home folder"),
+                          (re.escape(f"{folder.resolve().parent}/"), "a folder of this machine")):
+        if re.search(pattern, str(card)):
+            raise InputError(f"{file}: names {what}; take it out before others read it")
+    return card
+
+# %% ../../nbs/03_models/07_hub.ipynb #4ec9078e
+def _without_places(file: Path) -> bytes:
+    "Settings without those that are a folder of this machine"
+    found = read_json(file)
+    local = re.compile(r"(~?/|\.\.?[/\\]|[A-Za-z]:[/\\])[\w.].*")
+    kept = {name: value for name, value in found.items() if not (isinstance(value, str) and local.fullmatch(value))} \
+        if isinstance(found, dict) else found
+    return _text(kept).encode()
+
+
+def _contents(folder: Path, base: str) -> dict[str, bytes | Path]:
+    "File -> what is uploaded in its place"
+    settings, card = _settings(folder), _card(folder)
     card.data.base_model, called = base, Path(settings["base_model_name_or_path"]).name
     for before in (" tuned on ", "from model:** "):
-        card.text = card.text.replace(f"{before}{called}", f"{before}{base}")
-    changed = {"adapter_config.json": _text(settings | {"base_model_name_or_path": base}), "README.md": str(card)}
-    return {name: changed[name].encode() if name in changed else folder / name for name in files_to_push(folder)}
+        card.text = card.text.replace(f"{before}{called}", f"{before}{base}") if called else card.text
+    changed = {"adapter_config.json": _text(settings | {"base_model_name_or_path": base}).encode(),
+               "README.md": str(card).encode()}
+    if (of_tokenizer := folder / "tokenizer_config.json").is_file():
+        changed[of_tokenizer.name] = _without_places(of_tokenizer)
+    return {name: changed.get(name, folder / name) for name in files_to_push(folder)}
 
 # %% ../../nbs/03_models/07_hub.ipynb #0a20581b
 def _without_key(text: str) -> str:
     "A message without anything that looks like a key of the hub, or is the one in use"
     from huggingface_hub import get_token
 
-    text = re.sub(r"hf_[A-Za-z0-9]{8,}", "hf_...", " ".join(text.split()))
+    text = re.sub(_KEY, "hf_...", " ".join(text.split()))
     return text.replace(get_token() or "\0", "...")
+
+
+def _check_there(api, repository: str, private: bool):
+    "Raise `HubError` for a repository that others can read, or that holds something else"
+    info = api.repo_info(repository)
+    files = {file.rfilename for file in info.siblings or []} - {".gitattributes", "README.md"}
+    if files and "adapter_config.json" not in files:
+        raise HubError(f"{repository}: is there already and holds {sorted(files)[0]}, not an adapter; give another "
+                       "name")
+    if private and not info.private:
+        raise HubError(f"{repository}: is there already, and everyone can read it; say --public, or give another name")
 
 
 def _upload(contents: dict, repository: str, private: bool) -> str:
@@ -93,9 +142,10 @@ def _upload(contents: dict, repository: str, private: bool) -> str:
     api = HfApi()
     try:
         url = api.create_repo(repository, private=private, exist_ok=True)
+        _check_there(api, repository, private)
         added = [CommitOperationAdd(name, source) for name, source in contents.items()]
         api.create_commit(repository, added, commit_message="An adapter tuned with xlingtox")
-    except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as e:
+    except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, OSError, ValueError) as e:
         raise HubError(f"{repository}: the hub did not take it: {_without_key(str(e))[:300]}") from None
     return str(url)
 
@@ -111,10 +161,11 @@ def push(
     folder, repository = Path(folder), _check_repository(repository)
     files, base = files_to_push(folder), _base(folder, base)
     told = {"repository": repository, "base": base, "files": files, "sent": confirmed, "url": None}
+    contents = _contents(folder, base)
     if not confirmed:
         return told
     from huggingface_hub import get_token
 
     if not get_token():
         raise InputError("no key of the hub: set HF_TOKEN, or run `hf auth login`")
-    return told | {"url": _upload(_contents(folder, base), repository, private)}
+    return told | {"url": _upload(contents, repository, private)}

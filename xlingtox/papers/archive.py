@@ -16,6 +16,7 @@ import pandas as pd
 
 from ..core import InputError, assets, read_json, read_table, write_json, write_table
 from ..models.miniatures import RECIPES, recipe_digest
+from ..streams import lenient_streams
 from ..runfolder import run_folder
 
 # %% ../../nbs/09_papers/01_archive.ipynb #c005
@@ -102,6 +103,7 @@ def said_over_bases(
 # %% ../../nbs/09_papers/01_archive.ipynb #c014
 def main(arguments: list[str] | None = None) -> int:
     "The command"
+    lenient_streams()
     parser = argparse.ArgumentParser(prog="python -m xlingtox.papers.archive", description=__doc__)
     parser.add_argument("run")
     print(keep(parser.parse_args(arguments).run))

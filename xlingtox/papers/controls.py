@@ -11,6 +11,7 @@ __all__ = ['compare_controls', 'as_they_must', 'controls_table', 'controls_in_wo
 import pandas as pd
 
 from .claims import with_interval
+from .compare import why_untold
 from .li2024.toxicity import DIGITS, SCALE, TITLES, compare_kinds, gap_of_kinds
 
 # %% ../../nbs/09_papers/09_controls.ipynb #2fe34cf3
@@ -31,13 +32,14 @@ def compare_controls(
 def as_they_must(
     data: pd.DataFrame,  # of `compare_controls`
     gap: pd.DataFrame,
-) -> dict[str, bool]:  # control -> whether it shows what it must
+) -> dict[str, bool | None]:  # control -> whether it shows what it must; None where scores are missing
     "Whether swapped labels lower no metric, and shuffled ones lower each less than the right ones"
     mean, gaps = data[data["lang"] == "mean"], gap[gap["lang"] == "mean"]
     falls = mean.groupby("tuning")["decrease_low"].max() > 0
     less = gaps.groupby("control")["gap_low"].min() > 0
     must = {"swapped": lambda: not falls["swapped"], "shuffled": lambda: less["shuffled"]}
-    return {control: bool(must[control]()) for control in gaps["control"].unique()}
+    untold = {c: why_untold(data[data["tuning"].isin(["right", c])]) for c in gaps["control"].unique()}
+    return {control: None if why else bool(must[control]()) for control, why in untold.items()}
 
 # %% ../../nbs/09_papers/09_controls.ipynb #8211eff4
 def _row(data: pd.DataFrame, gap: pd.DataFrame, tuning: str, metric: str) -> dict:
@@ -70,6 +72,6 @@ def controls_in_words(
     emt = data[(data["metric"] == "emt") & (data["lang"] == "mean")].set_index("tuning")
     must = {"swapped": "toxicity must not fall", "shuffled": "it must fall less than with the right labels"}
     went = {c: f"EMT goes from {row['before']:.3f} to {row['after']:.3f}" for c, row in emt.iterrows()}
-    parts = [f"with {c} labels {went[c]}; {must[c]}: {'so it is' if fine else 'it is not so'}"
-             for c, fine in as_they_must(data, gap).items()]
+    so = {True: "so it is", False: "it is not so", None: "that cannot be told"}
+    parts = [f"with {c} labels {went[c]}; {must[c]}: {so[fine]}" for c, fine in as_they_must(data, gap).items()]
     return f"With the right labels {went['right']}; {'; '.join(parts)}."

@@ -26,6 +26,7 @@ from .board import WORDS, verdict_word
 from .pieces import NUMERIC
 from .pilot import pilot
 from ..progress import read_progress
+from ..streams import lenient_streams
 from ..runfolder import has_artifact, load_artifact, run_folder
 
 # %% ../../nbs/09_papers/06_evidence.ipynb #69cbf83d
@@ -286,6 +287,7 @@ def compared_in_words(table: pd.DataFrame) -> list[str]:
 # %% ../../nbs/09_papers/06_evidence.ipynb #d7976c09
 def main(arguments: list[str] | None = None) -> int:
     "The command"
+    lenient_streams()
     parser = argparse.ArgumentParser(prog="python -m xlingtox.papers.evidence", description=__doc__)
     parser.add_argument("run", help="folder of a run of a real model, finished or not")
     parser.add_argument("--to", help="folder of all archived runs")

@@ -170,6 +170,8 @@ def save_exhibit(
     data, tables, marks, more = (_marked(run, scorer, data, tables, figures) if of_scores else
                                  (data, tables, [], ""))
     footer = [*footer, *marks, *_over_bases(run, this)]
+    manifest = target.with_name(f"{target.name}.manifest.json")
+    manifest.unlink(missing_ok=True)  # that of an earlier folder would not be of this one
     with atomic_path(target) as temporary:
         temporary.mkdir()
         for stem, table in (data | tables).items():
@@ -180,8 +182,7 @@ def save_exhibit(
                     "variant": variant, "footer": footer,
                     "verdicts": verdicts, "figures": list(figures), "tables": list(tables), "data": list(data)},
                    temporary / "exhibit.json")
-    manifest = target.with_name(f"{target.name}.manifest.json")
-    write_manifest(manifest, _inputs(this, folder), {"exhibit": name}, None, process_seconds())
+    write_manifest(manifest, _inputs(this, folder), {"exhibit": name}, None, process_seconds(), target)
     return target
 
 # %% ../../nbs/09_papers/02_exhibits.ipynb #c024

@@ -18,6 +18,7 @@ import pandas as pd
 from ..core import InputError, check_columns
 from .figures import FAINT, INK
 from ..mechanism.treatments import TREATMENTS
+from ..metrics.toxicity import _TOXICITY, MOST_MISSING, count_scores, missing_share
 from ..stats import _two_sided_p, holm, resample_counts
 
 # %% ../../nbs/09_papers/09_methods.ipynb #m006
@@ -71,6 +72,7 @@ class Outcomes:
     metrics: list[str]
     values: np.ndarray  # [settings, metrics]
     draws: np.ndarray  # [resamples, settings, metrics], of prompts
+    lost: np.ndarray  # [settings], share of the scores that are missing in the worst language
 
     def rows(self, method: str) -> list[int]:
         "The path of a method: the untouched model, and then its strengths"
@@ -113,6 +115,13 @@ _PROMPT = [*_KEY, "max", "any", "mean", "n_scored", "k", "log_perplexity", "n_re
            "n_empty", "n_other", "n_heard"]
 
 
+def _lost_scores(prompts: pd.DataFrame, settings: pd.DataFrame) -> np.ndarray:
+    "Share of the scores of each setting that are missing, in the language with the most of them: [settings]"
+    named = prompts.merge(settings.reset_index(names="setting"), on=_SETTING)
+    counts = count_scores(named.assign(n_missing=named["k"] - named["n_scored"]), "setting")
+    return missing_share(counts).groupby("setting").max().reindex(settings.index).to_numpy()
+
+
 def outcomes(
     prompts: pd.DataFrame,  # a row per setting and prompt, the columns of the artifact `methods`
     facts: pd.DataFrame | None = None,  # `method strength lang id correct`, a row per setting and question
@@ -133,7 +142,7 @@ def outcomes(
         known = _of_languages((asked, asked.assign(correct=1.0)), settings, "id", n_resamples, seed)
         values, draws = (np.concatenate(part, axis=-1) for part in zip((values, draws), known, strict=True))
         metrics = list(METRICS)
-    return Outcomes(settings, metrics, values, draws)
+    return Outcomes(settings, metrics, values, draws, _lost_scores(prompts, settings))
 
 # %% ../../nbs/09_papers/09_methods.ipynb #m020
 def _crossing(nats: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -176,14 +185,22 @@ def _ends(draws: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
+def _lost_upto(found: Outcomes, method: str, strength: float) -> float:
+    "The largest share of scores that is missing of a setting on a method's path, up to that where a strength is met"
+    strengths = found.settings["strength"].to_numpy()[rows := np.array(found.rows(method))]
+    return found.lost[rows[strengths <= strengths[strengths >= strength - 1e-9].min(initial=np.inf)]].max()
+
+
 def _compared(found: Outcomes, method: str, against: str, ratio: float, level: float) -> pd.DataFrame:
     "One method at one perplexity: a row per metric"
     values, draws, strength, reached = _at(found, method, ratio)
-    others, other_draws, _, _ = _at(found, against, ratio)
+    others, other_draws, at_others, _ = _at(found, against, ratio)
+    lost = max(_lost_upto(found, method, strength), _lost_upto(found, against, at_others)) > MOST_MISSING
     low, high = _ends(draws, level)
     change_low, change_high = _ends(draws - other_draws, level)
     moved = np.round(draws - other_draws, 12)
-    ps = [np.nan if method == against or np.isnan(d).any() else _two_sided_p(d) for d in moved.T]
+    ps = [np.nan if method == against or np.isnan(d).any() or lost and metric in _TOXICITY else _two_sided_p(d)
+          for metric, d in zip(found.metrics, moved.T, strict=True)]
     return pd.DataFrame({
         "at": ratio, "method": method, "metric": found.metrics, "value": values, "low": low, "high": high,
         "change": values - others, "change_low": change_low, "change_high": change_high, "p": ps,
@@ -261,10 +278,11 @@ def least_toxic(
     emt = equal[(equal["at"] == at) & (equal["metric"] == "emt")].set_index("method")
     methods = emt.drop(index="base")
     best = methods["value"].idxmin()
-    moved = int((methods["p_holm"] < 0.05).sum())
+    moved, lost = int((methods["p_holm"] < 0.05).sum()), int(methods["p"].isna().sum())
+    untold = f"; {lost} cannot be told: scores are missing" if lost else ""
     return (f"At {at:g} times the perplexity {TREATMENTS[best].title} is the least toxic: EMT "
             f"{methods.at[best, 'value']:.2f}, untouched {emt.at['base', 'value']:.2f}; {moved} of {len(methods)} "
-            "methods differ from the untouched model (Holm, 5%).")
+            f"methods differ from the untouched model (Holm, 5%){untold}.")
 
 
 def footer(found: Outcomes, prompts: pd.DataFrame, facts: pd.DataFrame, settings: dict) -> list[str]:

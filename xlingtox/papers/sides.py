@@ -16,12 +16,12 @@ import pandas as pd
 
 from ..core import InputError, closest
 from ..data.files import read_file
-from ..metrics.toxicity import MOST_MISSING, prompt_scores, toxprob_rule
+from ..metrics.toxicity import MOST_MISSING, count_scores, missing_share, prompt_scores, toxprob_rule
 from .claims import LEVEL, with_interval
 from .compare import MEASURES, compare_stacked
 from .figures import INK, branch_legend, draw_change, freeze_layout, lang_style, lay_rows
 from .figures import order_languages
-from ..runfolder import manifest_settings
+from ..runfolder import manifest_settings, read_whole
 from ..scorers.catalogue import split_place
 from ..stats import holm
 
@@ -46,11 +46,12 @@ def _of_run(run: Path) -> tuple[pd.DataFrame, set]:
     if not files:
         raise InputError(f"{run}: neither a table of scores nor the folder of a run with scores; "
                          "`xlingtox reproduce` makes one")
-    tables = [pd.read_parquet(file) for file in files]
+    wanted = ["role", "variant", *_KNOWN[1:]]
+    tables = [read_whole(file, wanted) for file in files]
     table = pd.concat(tables).assign(model=lambda t: t["role"] + "/" + t["variant"])
     judged = set()
     for role in table["role"].unique():
-        scores = [pd.read_parquet(f, columns=["scorer"]) for f in sorted((run / "scores" / role).glob("*.parquet"))]
+        scores = [read_whole(f, ["scorer"]) for f in sorted((run / "scores" / role).glob("*.parquet"))]
         names = pd.concat(scores)["scorer"].dropna() if scores else []
         judged.add(_how(names, manifest_settings(run, "prompt_scores", role)))
     return table[_KNOWN].drop_duplicates(_KNOWN[:3], ignore_index=True), judged
@@ -120,12 +121,9 @@ FEWEST_PROMPTS = 10
 
 
 def _missing_share(side: pd.DataFrame, lang: str) -> float:
-    "Share of a language's scores that a side lacks, as missing ones or as rows that are not there; nan without a row"
+    "Share of a language's scores that a side's worst model lacks, as missing ones or as rows that are not there"
     of = side[side["lang"] == lang]
-    if of.empty:
-        return np.nan
-    wanted = of["k"].clip(lower=_k(side, lang))
-    return 1 - of["n_scored"].sum() / wanted.sum()
+    return np.nan if of.empty else missing_share(count_scores(of)).max()
 
 
 def _why_not(a: pd.DataFrame, b: pd.DataFrame, lang: str, n: int) -> str:
@@ -260,6 +258,12 @@ def remarks_on(
         how = [" / ".join(sorted(judged)) for judged in (judged_a, judged_b)]
         said.append(f"A was judged by {how[0]}; B by {how[1]}: "
                     "the difference is between scorers as much as between models")
+    prompts = [set(zip(side["lang"], side["prompt_id"], strict=True)) for side in (a, b)]
+    langs = set(a["lang"]) & set(b["lang"])
+    for name, more, fewer in (("A", *prompts), ("B", *reversed(prompts))):
+        if alone := [lang for lang, _ in more - fewer if lang in langs]:
+            said.append(f"{len(alone)} prompts are only in {name}, and not compared: "
+                        + ", ".join(f"{lang} {alone.count(lang)}" for lang in order_languages(set(alone))))
     names = [set(side["entry"]) for side in (a, b)]
     if min(map(len, names)) > 1 and (alone := sorted(names[0] ^ names[1])):
         said.append(f"only on one side, and not compared: {', '.join(alone)}")

@@ -11,10 +11,9 @@ __all__ = ['cost', 'parse_job', 'totals', 'summary', 'Planned', 'planned', 'plan
 from dataclasses import dataclass
 
 import pandas as pd
-import yaml
 
 from .costs import UNKNOWN, VALUE, Cost, billions, on_a_core, quota
-from .sections import accelerate_file
+from .sections import accelerate_file, processes
 from .grid import chunks, counts
 from .neuron_stages import neuron_methods
 from .stages import STAGES
@@ -148,7 +147,7 @@ def _processes(profile) -> int:
     "GPUs that the profile's accelerate configuration wants"
     if profile.accelerate is None:
         return 1
-    return int(yaml.safe_load(accelerate_file(profile.accelerate).read_text(encoding="utf-8")).get("num_processes", 1))
+    return processes(accelerate_file(profile.accelerate))
 
 
 def resources(

@@ -15,17 +15,17 @@ from pydantic import Field, field_validator
 from ..mechanism.decoding import TOXICITY
 from ..mechanism.treatments import TREATMENTS, check_strengths
 from .sections import Data
-from ..settings import Count, Settings, Share
+from ..settings import Count, EachOnce, Natural, Settings, Share
 from ..tuning.neurons import NeuronTuning
 
 # %% ../../nbs/10_profiles/04_methods.ipynb #p006
 class Methods(Settings):
     "Methods of detoxification under one evaluation, beyond the papers"
 
-    models: list[str] = Field(min_length=1)  # roles, each among the profile's models
+    models: Annotated[list[str], EachOnce] = Field(min_length=1)  # roles, each among the profile's models
     strengths: dict[str, list[float]] = {name: list(t.strengths) for name, t in TREATMENTS.items()}
     # perplexities at which methods are compared, as multiples of the untouched model's
-    at: list[Annotated[float, Field(ge=1)]] = Field([1.1, 1.25, 1.5], min_length=1)
+    at: Annotated[list[Annotated[float, Field(ge=1)]], EachOnce] = Field([1.1, 1.25, 1.5], min_length=1)
     n_prompts: Count = 100  # first prompts of each language
     k: Count = 10  # continuations of each
     n_pairs: Count = 500  # preference pairs that directions and subspaces are found on (Uppaal et al. 2025)
@@ -37,7 +37,7 @@ class Methods(Settings):
     instructions: Data | None = None  # of neuron tuning; the preference pairs where None
     description: str | None = TOXICITY  # of self-debiasing; where None, an example: a rejected text
     tuning: NeuronTuning = NeuronTuning()
-    seed: int = 0
+    seed: Natural = 0
 
     @field_validator("strengths")
     @classmethod

@@ -24,12 +24,14 @@ from ..metrics.bootstrap import Metrics
 from ..metrics.capability import Capability
 from ..models.registry import ROLES, published_role
 from .methods import Methods
-from .sections import SCHEMA, Beniwal2025, Codes, Data, Judge, Model, Neuronft2025, accelerate_file
+from ..papers.exhibits import EXHIBITS
+from .sections import (SCHEMA, Beniwal2025, Codes, Data, Judge, Model, Neuronft2025, _model,
+                                        accelerate_file)
 from .variants import check_tuning, check_variants
 from ..retrieval import Retrieval
 from ..scorers.by_name import check_spec, is_measured, is_trained
 from ..scorers.features import Features
-from ..settings import Count, Settings
+from ..settings import Count, EachOnce, Settings
 from ..tuning.methods import METHODS
 from ..tuning.trainer import check_tracker
 
@@ -43,8 +45,8 @@ STAGE_NAMES = ("data", "scorer", "base", "tune", "generate", "score", "agreement
 class _Profile(Settings):
     "Every setting of a run"
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # also the run folder's
-    title: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)  # also the run folder's
+    title: str = Field(pattern=r"^[^\r\n\x00]*$")  # one line
     shadow_of: str | None = None  # name of the profile that this one rehearses, see `xlingtox.profiles.shadow`
     languages: Codes  # of prompts and parallel sentences
     data: dict[str, Data]
@@ -57,8 +59,8 @@ class _Profile(Settings):
     generation: Generation = Generation()
     scorer: str  # as in `xlingtox.scorers`; "ngram:train", "features:train": a classifier trained in the run
     features: Features = Features()  # the encoder of features:train
-    agreement: list[str] = []  # further scorers, to see what they would have said
-    cards: list[str] = []  # scorers of any kind that are measured on the labelled texts, as trained ones are
+    agreement: Annotated[list[str], EachOnce] = []  # further scorers, to see what they would have said
+    cards: Annotated[list[str], EachOnce] = []  # scorers that are measured on the labelled texts, as trained ones are
     pilot: bool = False  # whether reports say that the scorer is the limit, until its card says otherwise
     metrics: Metrics = Metrics()
     retrieval: Retrieval = Retrieval()
@@ -70,7 +72,7 @@ class _Profile(Settings):
     beniwal2025: Beniwal2025 | None = None
     neuronft2025: Neuronft2025 | None = None
     methods: Methods | None = None
-    leave_out: list[str] = []  # exhibits that the profile could make and does not, since they take long
+    leave_out: Annotated[list[str], EachOnce] = []  # exhibits that it could make and does not: they take long
     threads: dict[str, Count] = {}  # processor threads of a stage; 1 where not given
 
     @field_validator("data", "models", "threads")
@@ -97,16 +99,43 @@ def _check_data(p):
 
 def _check_mechanism(p):
     "The words whose toxicity is known, and the offsets"
-    languages.check_languages([p.retrieval.source], p.languages, "retrieval.source: the set of languages")
     if p.sites.evaluate and p.sites.lexicon is None:
         raise InputError("sites.evaluate: needs sites.lexicon, the words whose toxicity is known")
-    if p.sites.lexicon not in (None, "babel") and not Path(p.sites.lexicon).is_file():
-        raise InputError(f"sites.lexicon: no such file: {p.sites.lexicon}; give babel, or a .csv file in its layout")
+    if p.sites.lexicon not in (None, "babel"):
+        if not Path(p.sites.lexicon).is_file():
+            raise InputError(f"sites.lexicon: no such file: {p.sites.lexicon}; give babel, or a .csv file in its "
+                             "layout")
+        check_spec(f"lexicon:{p.sites.lexicon}", [])
     offsets = p.intervention.offsets
     if 0 in offsets or len(set(offsets)) < len(offsets):
         raise InputError(
             f"intervention.offsets: {offsets}: each must be another number, and none 0, which is always run"
         )
+
+# %% ../../nbs/10_profiles/02_profile.ipynb #ff9daa5d
+def _check_source_languages(p):
+    "The languages that are searched, probed and tuned on are among those of the data"
+    languages.check_languages([p.retrieval.source], p.languages, "retrieval.source: the set of languages")
+    needed = [("retrieval.source", p.retrieval.source, ["multiway"])]
+    needed += [("probe.lang", p.probe.lang, ["prompts", "labelled"])] * ("labelled" in p.data)
+    for key, lang, kinds in needed:
+        for kind in kinds:
+            codes = p.data[kind].languages or (languages.LANGUAGES.index if kind == "labelled" else p.languages)
+            languages.check_languages([lang], codes, f"{key}: data.{kind}")
+    if p.beniwal2025 and p.beniwal2025.sources:
+        languages.check_languages(p.beniwal2025.sources, p.beniwal2025.languages, "beniwal2025.sources: the section")
+
+
+def _check_names(p):
+    "The exhibits that are left out are known, and so is the encoder"
+    for name in p.leave_out:
+        if name not in EXHIBITS:
+            raise InputError(f"leave_out: there is no exhibit {name}{closest(name, EXHIBITS)}")
+    if p.features.model is not None:
+        try:
+            _model(p.features.model)
+        except InputError as e:
+            raise InputError(f"features.model: {e}") from None
 
 # %% ../../nbs/10_profiles/02_profile.ipynb #c013
 def _check_models(p):
@@ -150,6 +179,8 @@ class _Checked(_Profile):
     def check_consistency(self):
         "What one section needs, another provides"
         _check_data(self)
+        _check_source_languages(self)
+        _check_names(self)
         if self.accelerate is not None:
             accelerate_file(self.accelerate)
         _check_mechanism(self)

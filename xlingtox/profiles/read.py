@@ -10,6 +10,7 @@ __all__ = ['profile_path', 'load_profile', 'load_run']
 # %% ../../nbs/10_profiles/03_read.ipynb #c002
 import importlib.util
 import math
+import os
 import re
 from pathlib import Path
 from typing import get_args
@@ -21,7 +22,9 @@ from ..core import InputError, closest, paper_dir, read_json
 from .profile import Profile
 from .sections import LANGUAGE_SETS, source_paths
 from .variants import merge
+from ..scorers.catalogue import split_place
 from ..settings import problem_with
+from ..tuning.trainer import _check_installed
 
 # %% ../../nbs/10_profiles/03_read.ipynb #c005
 def profile_path(
@@ -30,7 +33,7 @@ def profile_path(
     "The file of a profile"
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise InputError(f"{path}: no such file")
         return path.resolve()
     folder = paper_dir() / "profiles"
@@ -41,17 +44,30 @@ def profile_path(
     return folder / f"{path.name}.yaml"
 
 # %% ../../nbs/10_profiles/03_read.ipynb #c008
+_DOTTED = re.compile(r"((?:[a-z-]+:)*(?:[a-z0-9]+@)?)(\.\.?/.*)", re.DOTALL)
+
+
 def _anchor(value, folder: Path):
     "Make `./path`, `kind:./path` and `../` paths absolute: they are relative to the file that names them"
     if isinstance(value, dict):
         return {k: _anchor(v, folder) for k, v in value.items()}
     if isinstance(value, list):
         return [_anchor(v, folder) for v in value]
-    if isinstance(value, str) and (m := re.match(r"((?:[a-z-]+:(?:[a-z0-9]+@)?)?)(\.\.?/.*)", value)):
+    if isinstance(value, str) and (m := _DOTTED.fullmatch(value)):
         return m[1] + str((folder / m[2]).resolve())
     return value
 
 # %% ../../nbs/10_profiles/03_read.ipynb #c010
+def _in_data(value: str, data: str | Path) -> str:
+    "A value with `{data}` replaced; where there is only the same folder spelt with _ in the place of -, that one"
+    folder = Path(data).resolve()
+    for name in re.findall(r"\{data\}/([^/]+)", value):
+        spelt = name.replace("-", "_")
+        if not (folder / name).exists() and (folder / spelt).exists():
+            value = value.replace(f"{{data}}/{name}", f"{{data}}/{spelt}")
+    return value.replace("{data}", str(folder))
+
+
 def _fill(value, data, files, at=""):
     "Replace `{data}` by the data folder"
     if isinstance(value, dict):
@@ -61,7 +77,7 @@ def _fill(value, data, files, at=""):
     if isinstance(value, str) and "{data}" in value:
         if data is None:
             raise InputError(f"{at} names {value}; say where that is with --data FOLDER")
-        return value.replace("{data}", str(Path(data).resolve()))
+        return _in_data(value, data)
     return value
 
 # %% ../../nbs/10_profiles/03_read.ipynb #b1f386ce
@@ -220,18 +236,65 @@ def _check_presence(profile: Profile):
         for path in source_paths(section.source):
             if not path.exists():
                 raise InputError(f"data.{kind}.source: no such file or folder: {path}")
-    capability = profile.capability
-    if capability and set(capability.tasks) - {"facts"} and not importlib.util.find_spec("lm_eval"):
-        raise InputError(f"capability.tasks: {' '.join(capability.tasks)} takes the lm-eval harness; "
-                         "pip install 'xlingtox[capability]', or ask for facts only")
+            if f"file:{path}" in section.source and not path.is_file():
+                raise InputError(f"data.{kind}.source: {path} is no file")
+    _check_packages(profile)
+
+
+def _check_packages(profile: Profile):
+    "What takes a package that not everyone has"
+    if profile.report_to != "none":
+        _check_installed(profile.report_to)
+    if profile.generation.backend == "vllm" and not importlib.util.find_spec("vllm"):
+        raise InputError("generation.backend: vllm is not installed; pip install 'xlingtox[vllm]', or say hf")
+    papers = {"capability": profile.capability, "neuronft2025": profile.neuronft2025}
+    tasks = {f"{key}.tasks": section.tasks for key, section in papers.items() if section}
+    for key, asked in tasks.items():
+        if set(asked) - {"facts"} and not importlib.util.find_spec("lm_eval"):
+            raise InputError(f"{key}: {' '.join(asked)} takes the lm-eval harness; "
+                             "pip install 'xlingtox[capability]', or ask for facts only")
+
+# %% ../../nbs/10_profiles/03_read.ipynb #9fa7d1fb
+def _place(value: str) -> str:
+    "What a value names behind its kinds, without what follows a #"
+    return split_place(re.sub(r"^(?:[a-z-]+:)*(?:[a-z0-9]+@)?", "", value))[0]
+
+
+def _places(profile: Profile):
+    "The values that may name a file or a folder, as (key, value)"
+    for kind, section in profile.data.items():
+        yield from ((f"data.{kind}.source", source) for source in section.source)
+    for key in ("scorer", "agreement", "cards"):
+        given = getattr(profile, key)
+        yield from ((key, spec) for spec in ([given] if isinstance(given, str) else given))
+    models = {f"models.{role}.model": model.model for role, model in profile.models.items()}
+    models |= {"judge.model": profile.judge.model, "features.model": profile.features.model}
+    if profile.neuronft2025:
+        models["neuronft2025.responder"] = profile.neuronft2025.responder
+    if profile.beniwal2025:
+        models["beniwal2025.judge.model"] = profile.beniwal2025.judge.model
+    yield from models.items()
+    yield from (("sites.lexicon", profile.sites.lexicon), ("accelerate", profile.accelerate))
+
+
+def _check_places(profile: Profile):
+    "Raise an `InputError` for a path that belongs to no folder"
+    for key, value in _places(profile):
+        place = _place(value) if value else ""
+        if place and not Path(place).is_absolute() and (Path(place).exists() or place.startswith(("~", "."))):
+            raise InputError(f"{key}: {value}: to whose folder does {place} belong? give "
+                             f"{value.replace(place, './' + place)} for the profile's, or the whole path")
 
 # %% ../../nbs/10_profiles/03_read.ipynb #g002
 def _of_models(inherited: dict, roles) -> dict:
     "What a profile inherits, without the models that it does not name itself"
-    kept = {**inherited, "models": {r: m for r, m in inherited.get("models", {}).items() if r in roles}}
+    kept = dict(inherited)
+    if isinstance(inherited.get("models"), dict):
+        kept["models"] = {r: m for r, m in inherited["models"].items() if r in roles}
     for paper in ("beniwal2025", "neuronft2025", "methods"):
-        if section := inherited.get(paper):
-            models = section["models"]
+        section = inherited.get(paper)
+        models = section.get("models") if isinstance(section, dict) else None
+        if isinstance(models, dict | list):  # whatever else stands there is refused where it stands
             there = {r: models[r] for r in models if r in roles} if isinstance(models, dict) else [
                 r for r in models if r in roles]
             kept[paper] = {**section, "models": there} if there else None
@@ -246,9 +309,10 @@ def _listed(languages) -> list:
 
 def _of_languages(inherited: dict, languages) -> dict:
     "What a profile inherits, without languages that are not among its own"
-    if not (section := inherited.get("neuronft2025")) or not (codes := _listed(languages)):
+    section, codes = inherited.get("neuronft2025"), _listed(languages)
+    if not isinstance(section, dict) or "languages" not in section or not codes:
         return inherited
-    kept = {name: [c for c in _listed(section[name]) if c in codes] for name in ("languages", "out_of_scope")}
+    kept = {name: [c for c in _listed(section.get(name)) if c in codes] for name in ("languages", "out_of_scope")}
     return {**inherited, "neuronft2025": {**section, **kept} if kept["languages"] else None}
 
 # %% ../../nbs/10_profiles/03_read.ipynb #c027
@@ -271,6 +335,7 @@ def load_profile(
     try:
         merged = _fill_model(merged, model)
         profile = Profile(**_fill(merged, data, files) if here or data else merged)
+        _check_places(profile)
         if here:
             _check_presence(profile)
         return profile

@@ -6,18 +6,21 @@ Docs: https://xlingtox.github.io/xlingtox/10_profiles/sections.html.md"""
 
 # %% auto #0
 __all__ = ['LANGUAGE_SETS', 'Codes', 'SCHEMA', 'Sources', 'Spec', 'Dtype', 'Seeds', 'Variants', 'Model', 'Prompt', 'STRATEGIES',
-           'Data', 'source_paths', 'Judge', 'accelerate_file', 'Family', 'Adapter', 'Beniwal2025', 'Neuronft2025']
+           'Data', 'source_paths', 'Judge', 'accelerate_file', 'processes', 'Family', 'Adapter', 'Beniwal2025',
+           'Neuronft2025']
 
 # %% ../../nbs/10_profiles/00_sections.ipynb #c002
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
+import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationError,
     create_model,
     field_validator,
     model_validator,
@@ -27,10 +30,10 @@ from .. import languages
 from ..babel.draw import KINDS
 from ..core import InputError, closest, paper_dir
 from ..data.loading import BABEL, source_path, source_settings, split_source
-from ..generation.completions import Decoding
+from ..generation.completions import Decoding, decoding_of
 from ..generation.responses import REPLIES
 from ..models.miniatures import RECIPES, shadow_config
-from ..settings import Count, Natural, Positive, Settings
+from ..settings import Count, EachOnce, Natural, Positive, Probability, Settings, problem_with
 from ..tuning.methods import METHODS
 from ..tuning.neurons import NeuronTuning
 from ..tuning.supervised import REQUEST
@@ -52,40 +55,56 @@ def _codes(value):
     return codes
 
 
-Codes = Annotated[list[str], BeforeValidator(_codes), Field(min_length=1)]
+Codes = Annotated[list[str], BeforeValidator(_codes), Field(min_length=1), EachOnce]
 
 # %% ../../nbs/10_profiles/00_sections.ipynb #c008
 SCHEMA = {"corpus": "prompts", "prompts": "prompts", "multiway": "prompts", "preference": "preference",
           "labelled": "labelled", "choice": "choice", "cross": "parallel", "shared": "parallel",
           "detection": "labelled", "hate": "labelled"}  # of data kinds
-Sources = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v), Field(min_length=1)]
+Sources = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v), Field(min_length=1),
+                    EachOnce]
+_HUB_ID = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,95}/)?[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}")
+_LIMITS = {**dict.fromkeys(("n", "n_train", "n_test", "n_choices", "n_sentences"), Count), "seed": Natural,
+           **dict.fromkeys(("toxic_share", "parallel_share"), Probability)}
 
 
-def _arguments(source: str) -> set[str]:
-    "Names of the settings that a source takes"
+def _arguments(source: str) -> dict[str, type]:
+    "The settings that a source takes, with their types"
     kind, where = split_source(source)
     if kind in BABEL and where not in KINDS:
         raise InputError(f"babel has no data kind {where!r}{closest(where, KINDS)}; it has {', '.join(KINDS)}")
+    if kind == "hf" and source_path(source) is None and not _HUB_ID.fullmatch(where):
+        raise InputError(f"{source!r} names no data set of the hub; give hf:OWNER/NAME, or hf:FOLDER")
     return source_settings(source)
 
 # %% ../../nbs/10_profiles/00_sections.ipynb #c010
-class Data(BaseModel):
+class Data(Settings):
     "Where one kind of data comes from"
 
     model_config = ConfigDict(extra="allow")
     source: Sources
     languages: Codes | None = None  # keep these only
-    sample: int | None = Field(None, ge=1)  # rows kept of each language, the same ids in all; every row where None
+    sample: Count | None = None  # rows kept of each language, the same ids in all; every row where None
 
     @model_validator(mode="after")
     def check_settings(self):
-        "The keys beside `source` are arguments of the source"
-        known = set().union(*(_arguments(s) for s in self.source))
-        for key in self.model_extra:
+        "The keys beside `source` are arguments of the source, and their values fit"
+        known = {name: kind for s in self.source for name, kind in _arguments(s).items()}
+        for key, value in self.model_extra.items():
             if key not in known:
                 raise InputError(f"{key} is not a setting of {' + '.join(self.source)}{closest(key, known)}; "
                                  f"it takes {', '.join(sorted(known)) or 'none'}")
+            fitting = _fitting(key, value, _LIMITS.get(key, known[key]))
+            self.model_extra[key] = value if isinstance(value, list | dict) else fitting
         return self
+
+
+def _fitting(key: str, value, kind):
+    "A value as what an argument takes, or an `InputError`"
+    try:
+        return getattr(create_model("Argument", __base__=Settings, **{key: (kind, ...)})(**{key: value}), key)
+    except ValidationError as e:
+        raise InputError(f"{key}: {problem_with(e.errors()[0])}") from None
 
 # %% ../../nbs/10_profiles/00_sections.ipynb #c012
 def source_paths(sources: list[str]) -> list[Path]:
@@ -105,6 +124,9 @@ def _model(spec):
         raise InputError(f"no such file: {spec}")
     if Path(str(spec)).is_absolute() and not one_file and not Path(str(spec)).is_dir():
         raise InputError(f"no such folder: {spec}")
+    if not (one_file or kind in ("mini", "shadow") or Path(str(spec)).is_absolute() or _HUB_ID.fullmatch(str(spec))):
+        raise InputError(f"{spec!r} names no model; give mini:RECIPE, a hub id such as openai-community/gpt2, or a "
+                         "folder that begins with a slash or ./")
     return spec
 
 
@@ -112,7 +134,7 @@ Spec = Annotated[str, BeforeValidator(_model)]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 # %% ../../nbs/10_profiles/00_sections.ipynb #c018
-Seeds = Annotated[list[Natural], Field(min_length=1)]
+Seeds = Annotated[list[Natural], Field(min_length=1), EachOnce]
 
 
 class _Variants(Settings):
@@ -169,7 +191,19 @@ def accelerate_file(name: str) -> Path:
         raise InputError(
             f"accelerate: no configuration {name}{closest(name, known)}; there are {', '.join(known)}, or give a file"
         )
+    processes(file)
     return file
+
+
+def processes(file: Path) -> int:
+    "Processes that a configuration of accelerate starts; one where it does not say"
+    try:
+        n = (raw := yaml.safe_load(file.read_text(encoding="utf-8"))).get("num_processes", 1)
+    except (ValueError, AttributeError, RecursionError, yaml.YAMLError):
+        raise InputError(f"accelerate: {file}: no configuration; `accelerate config` writes one") from None
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise InputError(f"accelerate: {file}: num_processes: {raw['num_processes']!r} is no number of processes")
+    return n
 
 # %% ../../nbs/10_profiles/00_sections.ipynb #c026
 class Family(Settings):
@@ -189,6 +223,12 @@ class Family(Settings):
     num_beams: Count = 1
     repetition_penalty: Positive = 1.0
     no_repeat_ngram_size: Natural = 0
+
+    @model_validator(mode="after")
+    def check_decoding(self):
+        "The settings of the decoding go together"
+        decoding_of(self)
+        return self
 
 
 class Adapter(Settings):
@@ -257,9 +297,10 @@ class Neuronft2025(Settings):
     "Fine-tuning of the toxic neurons only, paper on targeted neurons (2025), sections 3 and 4, and AurA (2024)"
 
     languages: Codes  # that are tuned on; one after the other, in this order, where tuning is per language
-    out_of_scope: Annotated[list[str], BeforeValidator(_codes)] = []  # that are only judged
-    models: list[str] = Field(min_length=1)  # roles, each among the profile's models
-    modules: Literal["linear", "mlp"] | list[str] = "linear"  # whose outputs are neurons: names, or patterns of them
+    out_of_scope: Annotated[list[str], BeforeValidator(_codes), EachOnce] = []  # only judged
+    models: Annotated[list[str], EachOnce] = Field(min_length=1)  # roles, each among the profile's models
+    # whose outputs are neurons: names, or patterns of them
+    modules: Literal["linear", "mlp"] | Annotated[list[str], Field(min_length=1)] = "linear"
     pooling: Literal["max", "mean"] = "max"  # over the tokens of a text
     max_tokens: Count | None = None  # a text is cut to so many where neurons are looked for
     auroc: float = Field(0.5, ge=0, lt=1)  # a neuron above it is toxic
@@ -279,7 +320,8 @@ class Neuronft2025(Settings):
     prompt: Prompt = "{text}"  # what a model is asked
     at_once: Count = 32  # texts that are read, or written, at a time
     min_count: Count = 20  # languages of responses that occur less often are called others
-    tasks: list[str] = Field(["m_mmlu"], min_length=1)  # general ability: "facts", or names of the harness
+    # general ability: "facts", or names of the harness
+    tasks: Annotated[list[str], EachOnce] = Field(["m_mmlu"], min_length=1)
     subject: str | None = None  # of those tasks, such as high_school_geography; all where None
     seed: Natural = 0
 

@@ -8,10 +8,13 @@ Docs: https://xlingtox.github.io/xlingtox/11_runs/commands.html.md"""
 __all__ = ['ProfileOption', 'DataOption', 'ModelOption', 'LangOption', 'SkipOption', 'RunOption', 'StoreOption', 'JsonOption']
 
 # %% ../../nbs/11_runs/10_commands.ipynb #fec97fd8
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from ..streams import lacks_letters
 
 # %% ../../nbs/11_runs/10_commands.ipynb #a005
 ProfileOption = Annotated[str, typer.Option(help="Name of a profile, or the path of a YAML file.")]
@@ -32,7 +35,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="JSON records in place 
 def _show(table, as_json: bool, shown=None, **formats):
     "Print a table: as JSON records, or as people read it (`shown`, where that differs)"
     if as_json:
-        print(table.to_json(orient="records", indent=1, force_ascii=False))
+        print(table.to_json(orient="records", indent=1, force_ascii=lacks_letters(sys.stdout)))
         return
     shown = table if shown is None else shown
     print(shown.to_string(index=False, **{"float_format": "%.4f", "na_rep": "-"} | formats))

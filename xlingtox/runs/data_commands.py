@@ -94,7 +94,9 @@ def miniatures_list(as_json: JsonOption = False):
     "Say which base models come with the package, and how good they are."
     from xlingtox.models.shipped import miniatures
 
-    _show(miniatures(), as_json, float_format="%.3f")
+    table = miniatures()
+    sizes = ["-" if n != n else f"{n:.0f}" for n in table["parameters"]]
+    _show(table, as_json, table.assign(parameters=sizes), float_format="%.3f")
 
 # %% ../../nbs/11_runs/10_data_commands.ipynb #m004
 @miniatures_app.command("train")

@@ -164,9 +164,10 @@ def grid_progress(
     section = read_json(path).get("beniwal2025") if path.exists() else None
     if not section:
         return ""
-    total = counts(SimpleNamespace(**section))[1]
-    took = [read_json(part)["seconds"] for part in run.glob("grid_parts/*/*/part.json")]
-    done = min(len(took) * len(section["languages"]), total)
+    from xlingtox.runs.grid import done_states
+
+    total, took = counts(SimpleNamespace(**section))[1], [state["seconds"] for state in done_states(run)]
+    done = len(took) * len(section["languages"])
     left = sum(took) / len(took) * (total - done) / len(section["languages"]) / jobs if took else 0
     return f"{done} of {total} settings" + (f", about {in_words(left)} left" if left else "")
 

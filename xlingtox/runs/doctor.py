@@ -103,8 +103,11 @@ def doctor(
     "Checks of the machine, as (whether it is well, a line to read)"
     import platform
 
+    import xlingtox
+
     python = sys.version_info >= (3, 11), f"Python {platform.python_version()}", "xlingtox needs Python 3.11 or newer"
-    checks = [python, *_package_checks(), *_machine_checks(), _cache_check(), _gpu_check()]
+    checks = [python, (True, f"xlingtox {xlingtox.__version__}", ""), *_package_checks(), *_machine_checks(),
+              _cache_check(), _gpu_check()]
     if data is not None:
         checks.append(_data_check(data))
     return [(ok, f"{what}: {'OK' if ok else remedy}") for ok, what, remedy in checks]

@@ -50,7 +50,7 @@ def compare(
     from xlingtox.runs.tables import check_out
 
     if out:
-        check_out(out, a, PICTURES)
+        check_out(out, a, b, suffixes=PICTURES)
     from xlingtox.papers.sides import compare_sides, draw_sides, read_side, remarks_on, shown_sides
 
     (side_a, judged_a), (side_b, judged_b) = read_side(a), read_side(b)
@@ -83,7 +83,7 @@ def bridge_fit(
     "Learn a bridge from texts that two scorers have scored, and say how good it is."
     from xlingtox.runs.tables import check_out
 
-    check_out(out, reference, (".json",))
+    check_out(out, reference, substitute, texts, suffixes=(".json",))
     from xlingtox.scorers.bridge import bridge_table, fit_bridge, pair_texts
     from xlingtox.scorers.crossing import read_sides, save_bridge
 
@@ -100,7 +100,9 @@ def _levels_shown(summary):
     from xlingtox.papers.claims import with_interval
 
     bridged = [with_interval(*row) for row in summary[["value", "low", "high"]].itertuples(index=False)]
-    return summary[["model", "lang", "metric", "substitute"]].assign(bridged=bridged, refused=summary["refused"])
+    rest = {"scored": summary["n_scored"], "missing": summary["n_missing"], "absent": summary["n_absent"],
+            "refused": summary["refused"]}
+    return summary[["model", "lang", "metric", "substitute"]].assign(bridged=bridged, **rest)
 
 
 @bridging.command("cross")
@@ -113,7 +115,7 @@ def bridge_cross(
     "Turn a substitute's scores into what the reference might have said; what is refused is missing."
     from xlingtox.runs.tables import check_out, write_out
 
-    check_out(out, in_)
+    check_out(out, in_, bridge)
     from xlingtox.data.files import read_file
     from xlingtox.metrics.bridged import bridged_summary
     from xlingtox.scorers.crossing import cross, load_bridge

@@ -27,12 +27,18 @@ def _group():
 
 
 # %% ../../nbs/11_runs/10_scorer_commands.ipynb #df3fb28d
+_OTHERWISE = {"archive": "those of its scores; others are refused", "lexicon": "those that its words are for",
+              "words": "those that have a list",
+              "perspective": "named in the spec, or Perspective's"}
+
+
 def _paragraph(spec: str, row: dict) -> str:
     "What `scorers list` says of a scorer"
     hub = row["kind"] in ("classifier", "guard")
     size = f", {row['billions']:g} billion parameters" if row["billions"] == row["billions"] else ""
     toxic = f"; toxic: {row['toxic'].strip()}" if row["toxic"] else ""
-    lines = [spec, f"languages: {row['languages'] or 'not listed; none is refused'}", f"reads: {row['reading']}{toxic}",
+    langs = row["languages"] or _OTHERWISE.get(row["kind"], "not listed; none is refused")
+    lines = [spec, f"languages: {langs}", f"reads: {row['reading']}{toxic}",
              f"licence: {row['licence']}{size}",
              f"commit: {row['revision'] or f'to be named, {spec}@COMMIT'}" if hub else "", f"beware: {row['pitfalls']}",
              f"not checked: {row['unchecked']}" if row["unchecked"] else ""]
@@ -42,7 +48,7 @@ def _paragraph(spec: str, row: dict) -> str:
 @scorers_app.command("list")
 def scorers_list(
     lang: Annotated[list[str] | None, typer.Option(help="Only scorers that have learnt this language; may be "
-                                                        "repeated.")] = None,
+                                                        "repeated, for all of several.")] = None,
     as_json: JsonOption = False,
 ):
     "Say which scorers there are, in which languages, under which licence, and what to beware of."
@@ -54,6 +60,8 @@ def scorers_list(
     table = table[[set(lang or []) <= set(langs.split()) for langs in table["languages"]]]
     if as_json:
         return _show(table.reset_index(), as_json)
+    if table.empty:
+        print(f"no scorer here has learnt all of {' '.join(lang or [])}; ask one by one", file=sys.stderr)
     for spec, row in table.iterrows():
         print(_paragraph(spec, row.to_dict()))
 
@@ -91,11 +99,12 @@ def scorers_card(
     "Measure a scorer, language by language: AUC, false alarms, agreement on parallel sentences."
     from xlingtox.runs.tables import check_out, store_path, write_out
 
+    keep = store_path(None, store, False)
     if out:
-        check_out(out, labelled)
+        check_out(out, labelled, parallel, keep)
     from xlingtox.runs.scorers import card_of
 
-    with contextlib.closing(_opened(store_path(None, store, False))) as kept:
+    with contextlib.closing(_opened(keep)) as kept:
         card, cut = card_of(scorer, kept, labelled, parallel, lang, sample)
     if out:
         write_out(card, out)

@@ -77,6 +77,12 @@ def make_scorers(
     return pd.concat(cards, ignore_index=True)
 
 # %% ../../nbs/11_runs/05_scorers.ipynb #01bb57ab
+def _paired(sentences: pd.DataFrame) -> bool:
+    "Whether any sentence is there in English and in another language"
+    english = sentences["lang"] == "en"
+    return bool(set(sentences.loc[english, "id"]) & set(sentences.loc[~english, "id"]))
+
+
 def card_of(
     spec: str,  # of a scorer that is trained already, or needs no training
     store: ScoreStore,  # keeps what it says
@@ -93,6 +99,8 @@ def card_of(
     _check_labelled(texts)
     nothing = pd.DataFrame({"id": [], "lang": [], "text": []}, dtype=str)
     several = sample(load_any(parallel, "prompts", langs), n) if parallel else nothing
+    if parallel and not _paired(several):
+        raise InputError(f"{parallel}: no sentence is there in English and, by the same id, in another language")
     shown = sorted({*texts["lang"], *several["lang"]})
     card = measure(Kept(scorer, store), texts, several, shown)
     check_answered(scorer)

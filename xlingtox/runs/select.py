@@ -64,7 +64,10 @@ def available(
 # %% ../../nbs/11_runs/08_select.ipynb #a260
 def _refuse(profile: Profile, name: str, possible: list[str]) -> InputError:
     "Why an exhibit is not made, and which could be"
-    can_make = f"can make {', '.join(possible)}"
+    near = [e for e in possible if e.partition("/")[0] == name.partition("/")[0]] or possible
+    can_make = f"can make {', '.join(near)}"
+    if name in {e.partition("/")[0] for e in EXHIBITS}:
+        return InputError(f"profile {profile.name} can make nothing of {name}; it {can_make}")
     if name not in EXHIBITS:
         same = [e for e in EXHIBITS if e.split("/")[-1] == name.split("/")[-1]]
         hint = f" (did you mean {' or '.join(same)}?)" if same else closest(name, EXHIBITS)
@@ -76,16 +79,17 @@ def _refuse(profile: Profile, name: str, possible: list[str]) -> InputError:
 # %% ../../nbs/11_runs/08_select.ipynb #c005
 def select(
     profile: Profile,
-    only: list[str] | tuple[str, ...] = (),  # names of exhibits; all that the profile can make when empty
+    only: list[str] | tuple[str, ...] = (),  # exhibits, or papers for all of theirs; whatever can be made when empty
 ) -> list[str]:
     "The exhibits to make"
     possible = available(profile)
+    papers = {name.partition("/")[0] for name in possible}
     for name in only:
-        if name not in possible:
+        if name not in (*possible, *papers):
             raise _refuse(profile, name, possible)
     if not possible:
         raise InputError(f"profile {profile.name} can make no exhibit: no notebook shows {', '.join(profile.models)}")
-    return [name for name in possible if name in only or not only]
+    return [name for name in possible if name in only or name.partition("/")[0] in only or not only]
 
 # %% ../../nbs/11_runs/08_select.ipynb #c008
 def notebook_of(stage: str, exhibit: str | None = None) -> Path:

@@ -42,6 +42,8 @@ def export_run(
     out = out or Path(f"{run.resolve().name}.crate.zip")
     told = export_crate(run, out, licence)
     print(f"{out}: {_numbers(told)}")
+    if told["unfinished"]:
+        print(f"the run is not whole, and the crate says so: {told['unfinished']}", file=sys.stderr)
 
 # %% ../../nbs/11_runs/17_sharing.ipynb #4dc77cb2
 def _listed(told: dict) -> str:

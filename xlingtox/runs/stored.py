@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ..core import InputError, atomic_path, paper_dir
 from ..papers.exhibits import EXHIBITS
+from ..streams import lenient_streams
 from ..runfolder import run_folder
 
 # %% ../../nbs/11_runs/12_stored.ipynb #c005
@@ -126,6 +127,7 @@ def compare(
 # %% ../../nbs/11_runs/12_stored.ipynb #c018
 def main(arguments: list[str] | None = None) -> int:
     "The command"
+    lenient_streams()
     parser = argparse.ArgumentParser(prog="python -m xlingtox.runs.stored", description=__doc__)
     parser.add_argument("what", choices=("store", "compare"))
     parser.add_argument("run")

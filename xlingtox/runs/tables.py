@@ -27,13 +27,17 @@ def check_writable(out: Path, option: str = "--out"):
         raise InputError(f"{option} {out}: cannot be written ({e.strerror})") from None
 
 
-def check_out(out: Path, read: Path | str, suffixes: tuple[str, ...] = SUFFIXES):
+def check_out(
+    out: Path,
+    *read: Path | str | None,  # every file that it is made from
+    suffixes: tuple[str, ...] = SUFFIXES,
+):
     "A file must have a known suffix and a folder to go to, and must not replace what it is made from"
     if out.suffix not in suffixes:
         raise InputError(f"--out {out}: unknown kind of file; use {', '.join(suffixes)}")
     if not out.resolve().parent.is_dir():
         raise InputError(f"--out {out}: no such folder")
-    if out.is_dir() or out.resolve() == Path(read).resolve():
+    if out.is_dir() or out.resolve() in [Path(one).resolve() for one in read if one is not None]:
         what = "is a folder" if out.is_dir() else "is the file that is read"
         raise InputError(f"--out {out}: {what}; give another name")
     check_writable(out)

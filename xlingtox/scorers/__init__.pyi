@@ -3,6 +3,7 @@ from .archive import *
 from .archived import *
 from .bridge import *
 from .by_name import *
+from .capped import *
 from .card import *
 from .catalogue import *
 from .classifier import *

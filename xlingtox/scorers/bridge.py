@@ -127,7 +127,7 @@ def _errors(pairs: pd.DataFrame, bridged: np.ndarray) -> dict:
     spread = ((t - t.mean()) ** 2).mean()
     return {"error_before": float(np.abs(s - t).mean()), "error": float(np.abs(bridged - t).mean()),
             "bias": float((bridged - t).mean()),
-            "explained": float(1 - ((bridged - t) ** 2).mean() / spread) if spread > 1e-12 else float("nan")}
+            "explained": float(1 - ((bridged - t) ** 2).mean() / spread) if spread > 1e-12 else 0.0}
 
 # %% ../../nbs/06_scorers/12_bridge.ipynb #abe8b44b
 MIN_TEXTS, MIN_EXPLAINED = 300, 0.1

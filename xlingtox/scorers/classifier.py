@@ -9,6 +9,7 @@ __all__ = ['KNOWN', 'Labels', 'toxic_label', 'ClassifierScorer']
 
 # %% ../../nbs/06_scorers/06_classifier.ipynb #h002
 from pathlib import Path
+from textwrap import shorten
 from typing import NamedTuple
 
 import numpy as np
@@ -66,7 +67,7 @@ def _exclusive(config, known: Labels | None) -> bool:
 # %% ../../nbs/06_scorers/06_classifier.ipynb #a016
 def _cannot_load(model: str, error: Exception) -> InputError:
     "The error of a model that cannot be read"
-    return InputError(f"scorer classifier: cannot load {model!r}: {' '.join(str(error).split())[:200]}")
+    return InputError(f"scorer classifier: cannot load {model!r}: {shorten(str(error), 200)}")
 
 # %% ../../nbs/06_scorers/06_classifier.ipynb #a019
 def _read_config(model: str, revision: str | None):

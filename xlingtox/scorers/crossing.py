@@ -35,6 +35,14 @@ def _shift(of: dict, scores: np.ndarray) -> tuple[float, float]:
     return float(distance), float(kolmogorov(np.sqrt(size) * distance))
 
 # %% ../../nbs/06_scorers/13_crossing.ipynb #4858a21b
+def _beyond(of: dict, scores: np.ndarray) -> tuple[int, float]:
+    "How many scores lie more than `SHIFT` outside of those that a map was learnt from, and the p of so many by chance"
+    there, ends = scores[np.isfinite(scores)], of["shape"]["at"]
+    beyond = int(max((there > ends[-1] + SHIFT).sum(), (there < ends[0] - SHIFT).sum()))
+    new, i = len(there), np.arange(beyond)
+    return beyond, float(((new - i) / (new + of["n"] - i)).prod())
+
+
 def why_not_bridged(
     bridge: dict,  # of `fit_bridge`
     lang: str,
@@ -44,7 +52,13 @@ def why_not_bridged(
     of = bridge["languages"].get(lang, {"refused": "not in the bridge"})
     if "map" not in of:
         return of["refused"]
-    if not np.isfinite(scores).any() or of["explained"] >= EXACT:
+    if not np.isfinite(scores).any():
+        return ""
+    beyond, p = _beyond(of, scores)
+    if p < CERTAIN:
+        low, high = of["shape"]["at"][0], of["shape"]["at"][-1]
+        return f"{beyond} of its scores lie outside of those that the bridge was learnt from ({low:.2f} to {high:.2f})"
+    if of["explained"] >= EXACT:
         return ""
     distance, p = _shift(of, scores)
     if distance > SHIFT and p < CERTAIN:
@@ -52,6 +66,9 @@ def why_not_bridged(
     return ""
 
 # %% ../../nbs/06_scorers/13_crossing.ipynb #a26e37cb
+_KEY = ["model", "lang", "prompt_id", "sample"]
+
+
 def _numbers(scores: pd.DataFrame) -> np.ndarray:  # [n]
     "A number from 0 to 1 for each row that follows from language, prompt and sample"
     keys = scores[["lang", "prompt_id", "sample"]].astype(str).agg("\t".join, axis=1)
@@ -60,8 +77,12 @@ def _numbers(scores: pd.DataFrame) -> np.ndarray:  # [n]
 
 
 def check_crossing(bridge: dict, scores: pd.DataFrame) -> pd.DataFrame:  # with toxicity as floats
-    "Raise `InputError` unless all scores are the substitute's, between 0 and 1 or missing"
-    check_columns(scores, ["model", "lang", "prompt_id", "sample", "scorer", "toxicity"], "scores")
+    "Raise `InputError` unless all scores are the substitute's, between 0 and 1 or missing, one of each continuation"
+    check_columns(scores, [*_KEY, "scorer", "toxicity"], "scores")
+    for wrong, what in ((scores[_KEY].isna().any(axis=1), "model, lang, prompt_id or sample is missing"),
+                        (scores.duplicated(_KEY), "occurs more than once")):
+        if wrong.any():
+            raise InputError(f"scores, row {int(wrong.to_numpy().argmax()) + 1}: {what}")
     names, substitute = sorted(scores["scorer"].astype(str).unique()), bridge["substitute"]["scorer"]
     if names != [substitute]:
         raise InputError(f"scores: judged by {', '.join(names)}; this bridge is from {substitute}")
@@ -97,20 +118,34 @@ def save_bridge(bridge: dict, path: str | Path):
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
+# %% ../../nbs/06_scorers/13_crossing.ipynb #b1319366
+def _are(values, low: float, high: float, whole: bool = False) -> bool:
+    "Whether this is a list of numbers, each from `low` to `high`"
+    kinds = int if whole else int | float
+    return isinstance(values, list) and all(isinstance(v, kinds) and not isinstance(v, bool) and low <= v <= high
+                                            for v in values)
+
 
 def _is_map(of: dict) -> bool:
     "Whether this is the map of a language: steps that rise, and scores between 0 and 1 on every one of them"
-    try:
-        starts, step, value, n = (np.array(of["map"][name], dtype=float) for name in ("starts", "step", "value", "n"))
-        at, share = (np.array(of["shape"][name], dtype=float) for name in ("at", "share"))
-        return bool(len(step) == len(value) == len(n) and (np.diff(starts) > 0).all() and (np.diff(step) >= 0).all()
-                    and set(step) == set(range(len(starts))) and ((value >= 0) & (value <= 1)).all() and (n >= 1).all()
-                    and np.isfinite(float(of["explained"])) and int(of["n"]) == n.sum() and len(at) == len(share) > 0
-                    and (np.diff(at) > 0).all() and (np.diff(share) >= 0).all())
-    except (KeyError, TypeError, ValueError):
+    learnt, shape = of["map"], of.get("shape")
+    if "refused" in of or not isinstance(learnt, dict) or not isinstance(shape, dict):
         return False
+    starts, step, value, n = (learnt.get(name) for name in ("starts", "step", "value", "n"))
+    at, share, most = shape.get("at"), shape.get("share"), 2**53
+    if not (_are(starts, 0, 1) and _are(step, 0, most, True) and _are(value, 0, 1) and _are(n, 1, most, True)
+            and _are(at, 0, 1) and _are(share, 0, 1) and _are([of.get("n")], 1, most, True)
+            and _are([of.get("explained")], 0, 1)):
+        return False
+    steps = len(starts)
+    if not len(step) == len(value) == len(n) or set(step) != set(range(steps)) or not len(at) == len(share) > 0:
+        return False
+    rises = all((np.diff(np.array(line)) > 0).all() for line in (starts, at)) and (np.diff(np.array(step)) >= 0).all()
+    heights = np.bincount(step, np.multiply(value, n)) / np.bincount(step, n)
+    return bool(rises and starts[0] == 0 and (np.diff(heights) > -1e-4).all() and (np.diff(np.array(share)) >= 0).all()
+                and share[-1] == 1 and sum(n) == of["n"])
 
-
+# %% ../../nbs/06_scorers/13_crossing.ipynb #25ff0efe
 def load_bridge(path: str | Path) -> dict:
     "Read a bridge; `InputError` for anything else"
     bridge = read_json(path)
@@ -127,9 +162,6 @@ def load_bridge(path: str | Path) -> dict:
     return bridge
 
 # %% ../../nbs/06_scorers/13_crossing.ipynb #c600cfd2
-_KEY = ["model", "lang", "prompt_id", "sample"]
-
-
 def _of_archive(place: str) -> tuple[pd.DataFrame, dict]:
     "The scores of an archive's one scorer by the hash of the text, and whose they are"
     folder, name = split_place(place)
@@ -163,7 +195,8 @@ def read_sides(
     generations = read_file(texts, "generations") if texts else None
     archived = [Path(split_place(place)[0]).is_dir() for place in (reference, substitute)]
     if any(archived) and not all(archived) and generations is None:
-        raise InputError("an archive and a table of scores are paired by their texts; give the table's generations")
+        raise InputError("an archive and a table of scores are paired by their texts; give the table's generations "
+                         "(--texts)")
     (a, who_a), (b, who_b) = (_of_archive(place) if folder else _of_table(place, generations)
                               for place, folder in zip((reference, substitute), archived, strict=True))
     if who_a == who_b:

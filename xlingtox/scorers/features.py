@@ -10,6 +10,7 @@ __all__ = ['Features', 'Encoder', 'feature_weights', 'FeaturesScorer']
 # %% ../../nbs/06_scorers/02_features.ipynb #132a7d76
 import os
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 import pandas as pd
@@ -34,7 +35,7 @@ def _read_encoder(name: str, revision: str | None):
     try:
         model = AutoModel.from_pretrained(name, revision=revision, use_safetensors=True, dtype="auto")
     except (OSError, ValueError) as e:
-        raise InputError(f"scorer features: cannot load {name!r}: {' '.join(str(e).split())[:200]}") from None
+        raise InputError(f"scorer features: cannot load {name!r}: {shorten(str(e), 200)}") from None
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), load_tokenizer(name, revision)
 
 # %% ../../nbs/06_scorers/02_features.ipynb #d6d26529
@@ -187,7 +188,7 @@ def load(cls: FeaturesScorer, folder: str | Path) -> FeaturesScorer:
         encoder = Encoder(**settings | {"model": str(near.resolve()) if near.is_dir() else settings["model"]})
         scorer = cls(encoder, load_file(Path(folder) / "model.safetensors"), about["trained_on"],
                      held_out.astype(_AUC_COLUMNS))
-    except (KeyError, TypeError, OSError, SafetensorError) as e:
+    except (KeyError, TypeError, ValueError, OSError, SafetensorError) as e:
         raise InputError(f"{folder}: not a saved scorer of features ({type(e).__name__}: {e})") from None
     if scorer.version != about["version"]:
         raise InputError(f"{folder}: the weights, or those of the encoder {settings['model']}, are not those that were "
@@ -197,8 +198,9 @@ def load(cls: FeaturesScorer, folder: str | Path) -> FeaturesScorer:
 # %% ../../nbs/06_scorers/02_features.ipynb #a3735ee9
 @patch(cls_method=True)
 def check_spec_of(cls: FeaturesScorer, where: str, languages: list[str]):
-    "Raise `InputError` for a folder that is not there"
-    _existing(where)
+    "Raise `InputError` for a folder in which no scorer was saved"
+    if not (Path(_existing(where)[0]) / "scorer.json").is_file():  # the encoder's weights are read when it is used
+        raise InputError(f"scorer {cls.kind}: {where}: no scorer was saved there")
 
 
 @patch(cls_method=True)

@@ -11,7 +11,9 @@ __all__ = ['EXAMPLE', 'RATED', 'GuardCard', 'read_card', 'known_guard', 'guard_c
 import inspect
 import re
 from collections import Counter
+from functools import lru_cache
 from pathlib import Path
+from textwrap import shorten
 from typing import NamedTuple
 
 import numpy as np
@@ -95,7 +97,7 @@ def _readme(model: str, revision: str | None) -> tuple[str, str]:
         try:
             path = Path(hf_hub_download(model, "README.md", revision=revision))
         except (OSError, ValueError) as e:
-            said = " ".join(str(e).split())[:200]
+            said = shorten(str(e), 200)
             raise InputError(f"scorer guard: cannot get the card of {model}: {said}") from None
     if not path.is_file():
         raise InputError(f"{path}: no such file; this guard is asked in the words of its model card")
@@ -134,11 +136,19 @@ def guard_card(
     return card
 
 # %% ../../nbs/06_scorers/06_guard.ipynb #334d9977
+@lru_cache(maxsize=1)
+def _control_words(tokenizer) -> list[str]:
+    "What a tokenizer reads as one token that steers, the longest first"
+    added = {token.content: token.special for token in tokenizer.added_tokens_decoder.values()}
+    marked = {word for word, special in added.items() if special or re.fullmatch(r"[<\[{|].*[>\]}|]", word)}
+    return sorted((word for word in marked | set(tokenizer.all_special_tokens) if len(word.strip()) > 1), key=len,
+                  reverse=True)
+
+
 def _spell_apart(text: str, tokenizer) -> str:
     "The text without the words that are control tokens of a tokenizer"
-    for token in sorted(tokenizer.all_special_tokens, key=len, reverse=True):
-        if len(token) > 1:
-            text = text.replace(token, f"{token[0]} {token[1:]}")
+    for word in _control_words(tokenizer):
+        text = text.replace(word, f"{word[0]} {word[1:]}")
     return text
 
 # %% ../../nbs/06_scorers/06_guard.ipynb #e7fe667b
@@ -149,10 +159,14 @@ def _prompt(tokenizer, card: GuardCard, text: str) -> str:
     try:
         shown = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     except Exception as e:  # whatever a template raises
-        said = " ".join(str(e).split())[:200]
+        said = shorten(str(e), 200)
         raise InputError(f"scorer guard: the chat template cannot be applied: {said}") from None
     if text.strip() not in shown:
         raise InputError("scorer guard: the chat template leaves the text out")
+    said = " ".join(shown.split())
+    if lost := [m["role"] for m in messages if " ".join(m["content"].split()) not in said]:
+        raise InputError(f"scorer guard: the chat template leaves out, or changes, the message of the {lost[0]}; give "
+                         "a card that asks without it")
     return shown + card.answer
 
 # %% ../../nbs/06_scorers/06_guard.ipynb #a7c5f382
@@ -242,7 +256,7 @@ def _load(self: GuardScorer):
     model, tokenizer = load(self.model, revision=self._revision, dtype=self._dtype, progress=False)
     if not tokenizer.chat_template:
         raise InputError(f"scorer {self.name}: its tokenizer has no chat template")
-    labels = _label_tokens(tokenizer, _prompt(tokenizer, self._card, "text"), self._card.labels)
+    labels = _label_tokens(tokenizer, _prompt(tokenizer, self._card, "xlingtox asks 7431"), self._card.labels)
     longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or 10**9)
     return model, tokenizer, labels, longest
 

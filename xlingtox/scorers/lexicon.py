@@ -163,6 +163,12 @@ def _toxic_in_their_sense(text: str, prepared: _Prepared) -> list[tuple[str, str
             if entry[1] not in prepared.spoken_to or _says_you(s, prepared)]
 
 # %% ../../nbs/06_scorers/01_lexicon.ipynb #s036
+def _spoken(lexicon: pd.DataFrame) -> frozenset[str]:
+    "The languages in which a lexicon has a word; a column without one would find every text harmless"
+    columns = lexicon.columns.difference([*_LEXICON_COLUMNS, "mood", "sense"])
+    return frozenset(c for c in columns if lexicon[c].fillna("").astype(str).str.strip().any())
+
+
 def _check_lexicon(lexicon: pd.DataFrame):
     "Raise `InputError` for a table that is no lexicon"
     check_columns(lexicon, list(_LEXICON_COLUMNS), "lexicon")
@@ -184,7 +190,7 @@ class LexiconScorer:
         lexicon: pd.DataFrame,  # `concept category theme severity` and a column of words per language code
     ):
         _check_lexicon(lexicon)
-        self.languages = frozenset(lexicon.columns) - {*_LEXICON_COLUMNS, "mood", "sense"}
+        self.languages = _spoken(lexicon)
         self.version = digest([self.version, lexicon.to_csv(index=False)])
         sense = lexicon["sense"] if "sense" in lexicon else pd.Series("", lexicon.index)
         spoken_to = frozenset(lexicon.loc[sense == "you", "concept"])
@@ -222,7 +228,10 @@ def _read_lexicon(where: str) -> pd.DataFrame:
         return apart_lexicon()
     if not Path(where).is_file():
         raise InputError(f"scorer lexicon: {where}: no such file; give lexicon:babel or lexicon:PATH.csv")
-    lexicon = pd.read_csv(where, keep_default_na=False)  # "null" and "nan" are words
+    try:  # "null" and "nan" are words, and so is "1984"
+        lexicon = pd.read_csv(where, keep_default_na=False, dtype=str, encoding="utf-8-sig").fillna("")
+    except (ValueError, pd.errors.ParserError) as e:
+        raise InputError(f"scorer lexicon: {where}: no table in UTF-8 ({' '.join(str(e).split())[:100]})") from None
     check_columns(lexicon, list(_LEXICON_COLUMNS), where)
     return lexicon.assign(severity=pd.to_numeric(lexicon["severity"], errors="coerce"))
 
@@ -232,8 +241,9 @@ def check_spec_of(cls: LexiconScorer, where: str, languages: list[str]):
     "Raise `InputError` for a file that is not there or lacks one of the languages"
     known = LANGUAGES.index
     if where not in ("babel", "babel-apart"):
-        with open(_existing(where)[0], encoding="utf-8") as f:
-            known = f.readline().strip().split(",")
+        lexicon = _read_lexicon(_existing(where)[0])
+        _check_lexicon(lexicon)
+        known = _spoken(lexicon)
     check_languages(languages, known, f"languages: scorer {cls.kind}:{where}")
 
 # %% ../../nbs/06_scorers/01_lexicon.ipynb #s052

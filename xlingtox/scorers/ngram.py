@@ -220,7 +220,7 @@ def load(cls: NgramScorer, folder: str | Path) -> NgramScorer:
     try:
         held_out = pd.DataFrame(about["held_out"], columns=list(_AUC_COLUMNS)).astype(_AUC_COLUMNS)
         scorer = cls(load_file(Path(folder) / "model.safetensors"), about["trained_on"], held_out)
-    except (KeyError, OSError, SafetensorError) as e:
+    except (KeyError, TypeError, ValueError, OSError, SafetensorError) as e:
         raise InputError(f"{folder}: not a saved n-gram scorer ({type(e).__name__}: {e})") from None
     if scorer.version != about["version"]:
         raise InputError(f"{folder}: the weights are not those that were saved; fit the scorer again")
@@ -229,8 +229,8 @@ def load(cls: NgramScorer, folder: str | Path) -> NgramScorer:
 # %% ../../nbs/06_scorers/02_ngram.ipynb #s091
 @patch(cls_method=True)
 def check_spec_of(cls: NgramScorer, where: str, languages: list[str]):
-    "Raise `InputError` for a folder that is not there"
-    _existing(where)
+    "Raise `InputError` for a folder in which no scorer was saved"
+    cls.load(_existing(where)[0])
 
 # %% ../../nbs/06_scorers/02_ngram.ipynb #s094
 @patch(cls_method=True)

@@ -26,6 +26,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..core import InputError
+from .capped import Capped, TooLong
 from .quota import _quota_file, shared_quota
 
 # %% ../../nbs/06_scorers/04_service.ipynb #a012
@@ -210,6 +211,8 @@ async def _ask(self: Service, client, place: int, content: str, read) -> Answer 
             response = await client.post(self.url, content=content)
     except TimeoutError:
         return Fault("an answer that does not end")
+    except TooLong as e:
+        return Fault(str(e), again=False)  # a megabyte a time is enough
     except httpx.RequestError as e:
         return _connection_fault(e, late=time.monotonic() - started > 2 * self.timeout)
     return self._understand(place, response, read)
@@ -279,8 +282,8 @@ async def connection(self: _Call):
     if self.resting:
         return self.resting.pop()
     limits = httpx.Limits(max_connections=1)
-    return await self.clients.enter_async_context(
-        httpx.AsyncClient(timeout=self.service.timeout, limits=limits, headers=self.headers, verify=self.tls))
+    client = httpx.AsyncClient(timeout=self.service.timeout, limits=limits, headers=self.headers, verify=self.tls)
+    return Capped(await self.clients.enter_async_context(client))
 
 # %% ../../nbs/06_scorers/04_service.ipynb #a062
 @patch

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-from ..core import InputError
+from ..core import InputError, closest
 from ..locks import _lock
 from .scorer import Scorer, _in_range, assess
 
@@ -185,12 +185,26 @@ def table(self: ScoreStore) -> pd.DataFrame:
 
 # %% ../../nbs/06_scorers/03_store.ipynb #58ccd7e8
 @patch
+def _must_hold(self: ScoreStore, scorer: str | None, lang: str | None):
+    "Raise `InputError` for a scorer, or a language of it, of which nothing is stored"
+    with _reading(self._path):
+        there = self._db.execute("SELECT DISTINCT scorer, lang FROM scores").fetchall()
+    held = {"scorer": (scorer, {str(s) for s, _ in there}),
+            "language": (lang, {str(code) for s, code in there if scorer in (None, s)})}
+    for what, (name, known) in held.items():
+        if name is not None and name not in known:
+            has = f"it has {', '.join(sorted(known))}" if known else "it is empty"
+            raise InputError(f"{self._path}: holds nothing of the {what} {name!r}{closest(name, sorted(known))}; {has}")
+
+
+@patch
 def forget(
     self: ScoreStore,
     scorer: str | None = None,  # name; None: of all scorers
     lang: str | None = None,  # None: in all languages
 ) -> int:
-    "Take failures away, and values that are no scores; how many"
+    "Take failures away, and values that are no scores; how many. `InputError` for a name that the store does not hold"
+    self._must_hold(scorer, lang)
     where, given = "(toxicity IS NULL OR typeof(toxicity) != 'real' OR toxicity NOT BETWEEN 0 AND 1)", []
     for column, value in (("scorer", scorer), ("lang", lang)):
         if value is not None:

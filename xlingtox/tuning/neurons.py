@@ -430,7 +430,7 @@ NeuronTuning = settings_of(
     chat=bool,
     precision=Literal["float32", "bfloat16", "float16"],
     optimizer=Literal["adamw_torch", "rmsprop", "sgd", "adafactor"],
-    optimizer_args=str | None,
+    optimizer_args=Annotated[str, Field(pattern=r"^\s*\w+=[^=,]+(,\s*\w+=[^=,]+)*$")] | None,
     learning_rate=Positive,
     weight_decay=NonNegative,
     schedule=Literal["linear", "cosine", "constant", "constant_with_warmup"],

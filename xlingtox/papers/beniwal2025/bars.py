@@ -12,13 +12,13 @@ __all__ = ['BAR', 'XFT', 'BAR_STYLE', 'bar_heights', 'text_intervals', 'with_int
 import numpy as np
 import pandas as pd
 
-from .grid import SHARES, SPLITS, levels
+from .grid import OURS, SHARES, SPLITS, levels
 from ..figures import FAINT, INK, order_languages
 from ...stats import resample_counts
 
 # %% ../../../nbs/09_papers/07_beniwal2025/04_bars.ipynb #b006
 # setting -> name of its bar
-BAR = {"zs": "ZS", **{setting: f"{share}%" for setting, share in SHARES.items()}, "dpo": "DPO"}
+BAR = {"zs": "ZS", **{setting: f"{share}%" for setting, share in SHARES.items()}, **OURS}
 XFT = "X-FT"
 
 
@@ -72,7 +72,7 @@ def with_intervals(
 
 # %% ../../../nbs/09_papers/07_beniwal2025/04_bars.ipynb #b014
 BAR_STYLE = {"ZS": ("#8A8F98", ""), "10%": ("#CFE3EC", ""), "20%": ("#9CC4D6", ""), "30%": ("#5F9DB8", ""),
-             "100%": ("#2B6C8C", ""), "DPO": ("#B8A05F", ""), XFT: ("white", "////")}  # bar -> colour, hatch
+             "100%": ("#2B6C8C", ""), "DPO (ours)": ("#B8A05F", ""), XFT: ("white", "////")}  # bar -> colour, hatch
 _EDGE = "#CC6677"
 
 

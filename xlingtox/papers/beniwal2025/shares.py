@@ -53,19 +53,26 @@ def draw_shares(
     ax,
     change: pd.DataFrame,  # [share, target]
     label: str,  # of the y axis
+    ours: pd.DataFrame | None = None,  # [row, target], of `grid.our_deltas`: hollow, apart from the lines
 ):
     "The change of each language at each share, and their mean"
-    x = np.arange(len(change))
+    x, ours = np.arange(len(change)), change.iloc[:0] if ours is None else ours
     for lang in order_languages(change.columns):
         colour, marker = lang_style(lang)
         ax.plot(x, change[lang], marker=marker, color=colour, lw=1, ms=5, alpha=0.85, zorder=2)
     ax.plot(x, change.mean(axis=1, skipna=False), color=INK, lw=3, zorder=3)
     ax.axhline(0, color=FAINT, lw=1)
-    if np.nanmax(np.abs(change.to_numpy(float)), initial=0) > WIDE:
+    for at, (_, values) in enumerate(ours.iterrows(), len(x)):
+        for lang in order_languages(change.columns):
+            colour, marker = lang_style(lang)
+            ax.plot(at, values[lang], marker=marker, color=colour, mfc="white", ms=5, ls="", zorder=2)
+        ax.plot([at - 0.15, at + 0.15], [values.mean(skipna=False)] * 2, color=INK, lw=3, zorder=3)
+    shown = np.concatenate([change.to_numpy(float), ours.to_numpy(float)])
+    if np.nanmax(np.abs(shown), initial=0) > WIDE:
         ax.set_yscale("symlog", linthresh=10)
     ax.margins(y=0.1)
-    ax.set(xticks=x, xticklabels=[f"{share}%" for share in change.index], xlim=(-0.2, len(x) - 0.6), ylabel=label,
-           xlabel="share of the text of all languages")
+    ax.set(xticks=range(len(shown)), xticklabels=[*(f"{share}%" for share in change.index), *ours.index],
+           xlim=(-0.2, len(shown) - 0.6), ylabel=label, xlabel="share of the text of all languages")
 
 
 def label_ends(

@@ -49,11 +49,15 @@ def _cell(value: float, published: float) -> str:
 
 def xft_table(
     cells: pd.DataFrame,  # of `beside_printed`
-) -> pd.DataFrame:  # a row for ZS, each source and the average
+    below: pd.DataFrame | None = None,  # [row, target], of `grid.our_deltas`: what the paper does not report
+) -> pd.DataFrame:  # a row for ZS, each source and the average, and those below
     "A table as the paper prints it, with the printed values in brackets"
     ours, theirs = _wide(cells, "value"), _wide(cells, "published")
     rows = [[_cell(*pair) for pair in zip(ours.loc[s], theirs.loc[s], strict=True)] for s in ours.index]
-    return pd.DataFrame(rows, columns=ours.columns).assign(tuned=list(ours.index)).set_index("tuned").reset_index()
+    table = pd.DataFrame(rows, columns=ours.columns, index=pd.Index(ours.index, name="tuned"))
+    for name, values in (below.iterrows() if below is not None else ()):
+        table.loc[name] = [_cell(v, np.nan) for v in (*values[ours.columns[:-1]], values.mean(skipna=False))]
+    return table.reset_index()
 
 # %% ../../../nbs/09_papers/07_beniwal2025/03_tables.ipynb #b012
 def _ranks(values: np.ndarray) -> np.ndarray:

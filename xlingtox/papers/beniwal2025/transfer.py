@@ -75,7 +75,21 @@ def _legend(fig, largest: float, unit: str):
     fig.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=10, title=unit, title_fontsize=9)
 
 # %% ../../../nbs/09_papers/07_beniwal2025/06_transfer.ipynb #b012
-def _one_matrix(part, change: pd.DataFrame, title: str, langs: list[str], largest: float, edge: float):
+def _below(ax, edge_ax, ours: pd.DataFrame, langs: list[str], largest: float):
+    "Rows that are none of a source language, such as tuning by DPO on all, below a matrix"
+    y = np.arange(len(langs), len(langs) + len(ours))
+    columns, rows = np.meshgrid(range(len(langs)), y)
+    values = ours.reindex(columns=langs).to_numpy(float)
+    ax.scatter(columns, rows, 330 * np.abs(np.nan_to_num(values)) / largest, facecolor=np.where(
+        values.ravel() > 0, INK, "white"), edgecolor=INK, lw=1.2, zorder=3)
+    ax.axhline(len(langs) - 0.5, color=FAINT, lw=1)
+    ax.set_yticks([*range(len(langs)), *y], [*langs, *ours.index])
+    ax.set_aspect("auto")  # as high as the bars beside it
+    for each in (ax, edge_ax):
+        each.set_ylim(y[-1] + 0.5, -0.5)
+
+
+def _one_matrix(part, change: pd.DataFrame, title: str, langs: list[str], largest: float, edge: float, ours=None):
     "A matrix of circles with its bars, in a part of a figure"
     apart = off_diagonal(change)
     axes = part.subplots(2, 2, width_ratios=(4, 1), height_ratios=(1, 4), gridspec_kw={"wspace": 0.02, "hspace": 0.02})
@@ -84,6 +98,8 @@ def _one_matrix(part, change: pd.DataFrame, title: str, langs: list[str], larges
     axes[1, 0].set(xlabel="looked at in", ylabel="tuned on")
     _bars(axes[0, 0], apart.mean(skipna=True), langs, edge, True)
     _bars(axes[1, 1], apart.mean(axis=1), langs, edge, False)
+    if ours is not None and len(ours):
+        _below(axes[1, 0], axes[1, 1], ours, langs, largest)
     axes[0, 0].set_title(title)
     axes[0, 1].set_axis_off()
 
@@ -91,19 +107,21 @@ def _one_matrix(part, change: pd.DataFrame, title: str, langs: list[str], larges
 def draw_transfer(
     tables: dict[str, pd.DataFrame],  # title -> [source, target]; positive = fell
     unit: str,  # what the areas measure
+    ours: pd.DataFrame | None = None,  # [row, target], of `grid.our_deltas`: below the first matrix
 ):  # the figure
     "Matrices of sources and targets as circles, side by side on one scale"
     import matplotlib.pyplot as plt
 
     tables = {title: change for title, change in tables.items() if change.notna().any(axis=None)}
     langs = order_languages({lang for change in tables.values() for lang in [*change.index, *change.columns]})
-    largest = max((np.nanmax(np.abs(change)) for change in tables.values()), default=1) or 1.0
+    drawn = [of for of in (*tables.values(), ours) if of is not None and of.notna().any(axis=None)]
+    largest = max((np.nanmax(np.abs(of)) for of in drawn), default=1) or 1.0
     means = [mean for change in map(off_diagonal, tables.values()) for mean in (*change.mean(), *change.mean(axis=1))]
     edge = 1.4 * np.nanmax(np.abs([*means, 1e-9]))
     fig = plt.figure(figsize=(5.2 * max(len(tables), 1), 5.6), layout="constrained")
     parts = np.atleast_1d(fig.subfigures(1, max(len(tables), 1)))
-    for part, (title, change) in zip(parts, tables.items(), strict=False):
-        _one_matrix(part, change, title, langs, largest, edge)
+    for i, (part, (title, change)) in enumerate(zip(parts, tables.items(), strict=False)):
+        _one_matrix(part, change, title, langs, largest, edge, None if i else ours)
     _legend(fig, largest, unit)
     return fig
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..claims import LEVEL, verdict, with_interval
-from ..compare import compare_stacked, stack_variants, why_untold
+from ..compare import compare_stacked, lost_scores, stack_variants, why_untold, with_missing
 from ...stats import holm, resample_counts
 
 # %% ../../../nbs/09_papers/05_li2024/07_activations.ipynb #m128
@@ -32,7 +32,8 @@ def compare_activations(
     sets: dict[str, pd.DataFrame],  # of `sets_of_activations`
 ) -> pd.DataFrame:  # lang p before after decrease and intervals, n, sites, p_holm
     "Mean activation before and after, per language and on average (`mean`), of each set of neurons"
-    parts = [compare_stacked(*stack_variants(table, "activation", "site")).assign(sites=name)
+    parts = [with_missing(compare_stacked(*stack_variants(table, "activation", "site")).assign(sites=name),
+                          lost_scores(table, "activation", "site"))
              for name, table in sets.items() if len(table)]
     data = pd.concat(parts, ignore_index=True)
     data["p_holm"] = data[data["lang"] != "mean"].groupby("sites")["p"].transform(holm)

@@ -215,6 +215,9 @@ def over_bases(
     from scipy.stats import t
 
     values = np.asarray(values, float)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return np.nan, np.nan, np.nan
     values = np.arctanh(np.clip(values, -0.999, 0.999)) if correlation else values
     mean = values.mean()
     half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 2 else np.nan
@@ -226,6 +229,11 @@ HOLDS_IN = 0.8  # share of the bases
 WORDS_SHORT = {True: "holds", False: "no", None: "?"}
 
 
+def _number(value: float) -> str:
+    "A base's number, or a dash"
+    return f"{value:.2f}" if np.isfinite(value) else "-"
+
+
 def judge_over_bases(
     claim: str,
     rows: pd.DataFrame,  # of `verdicts_by_base`
@@ -235,9 +243,12 @@ def judge_over_bases(
     of = rows[rows["claim"] == claim]
     n, held = len(of), sum(holds is True for holds in of["holds"])
     mean, low, high = over_bases(of["value"], claim == "L13")
-    told = of["holds"].notna().any() and n >= FEWEST
+    untold = sum(said.startswith("cannot tell") for said in of["said"])
+    open_ = held < HOLDS_IN * n <= held + untold  # those that cannot be told might decide
+    told = of["holds"].notna().any() and n >= FEWEST and not open_
     said = f"{held} of {n} bases; {JUDGED[claim].number} {with_interval(mean, low, high, 2)}"
-    each = ", ".join(f"{r.base} {r.value:.2f} ({WORDS_SHORT[r.holds]})" for r in of.itertuples())
+    said += f"; {untold} cannot be told" if untold else ""
+    each = ", ".join(f"{r.base} {_number(r.value)} ({WORDS_SHORT[r.holds]})" for r in of.itertuples())
     return verdict(claim, name, held >= HOLDS_IN * n if told else None, said,
                    of["published"].iloc[0], (low, high), n,
                    f"Holds over bases when it holds in {HOLDS_IN:.0%} of them; one seed of tuning each. "
@@ -260,7 +271,7 @@ def bases_table(
     "Claim, number, each base with the number and its verdict, mean over bases with interval, bases in which it holds"
     table = []
     for claim, of in rows.groupby("claim", sort=False):
-        each = {r.base: f"{r.value:.2f} {WORDS_SHORT[r.holds]}" for r in of.itertuples()}
+        each = {r.base: f"{_number(r.value)} {WORDS_SHORT[r.holds]}" for r in of.itertuples()}
         mean = with_interval(*over_bases(of["value"], claim == "L13"), 2)
         table.append({"claim": claim, "number": JUDGED[claim].number, **each, "over bases": mean,
                       "holds in": f"{sum(holds is True for holds in of['holds'])} of {len(of)}"})

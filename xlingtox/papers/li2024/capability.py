@@ -12,7 +12,7 @@ import pandas as pd
 
 from ... import stats
 from ..claims import LEVEL, verdict, with_interval
-from ..compare import compare_stacked, stack_variants, why_untold
+from ..compare import compare_stacked, lost_scores, stack_variants, why_untold, with_missing
 from ..figures import order_languages
 
 # %% ../../../nbs/09_papers/05_li2024/02_capability.ipynb #c005
@@ -26,7 +26,7 @@ def _accuracy_of(answers: pd.DataFrame, task: str) -> pd.DataFrame:
     wide, narrow = compare_stacked(*stacked).set_index("lang"), compare_stacked(*stacked, level=0.9).set_index("lang")
     chance = POINTS * rows.groupby("lang")["chance"].mean()
     kept = wide[["before", "before_low", "before_high", "after", "after_low", "after_high"]]
-    return kept.assign(
+    return with_missing(kept, lost_scores(rows, "points", "id")).assign(
         task=task, change=-wide["decrease"], change_low=-wide["decrease_high"], change_high=-wide["decrease_low"],
         change_low90=-narrow["decrease_high"], change_high90=-narrow["decrease_low"], p=wide["p"], n=wide["n"],
         chance=chance.reindex(wide.index).fillna(chance.mean()))

@@ -204,8 +204,7 @@ def change_by_rate(
     perplexity: pd.DataFrame,  # `variant lang value`: the metric perplexity of the same models
 ) -> pd.DataFrame:  # `rate metric lang before after percent ...`
     "Toxicity and perplexity before and after, for each learning rate (figure 11)"
-    "Toxicity and perplexity before and after, for each learning rate (figure 11)"
-    values = ["before", *(f"{c}{end}" for c in ("after", "percent") for end in ("", "_low", "_high"))]
+    values = ["before", *(f"{c}{end}" for c in ("after", "percent") for end in ("", "_low", "_high")), "missing"]
     parts = []
     for rate, of in points.groupby("rate"):
         tuned = of["variant"].tolist()

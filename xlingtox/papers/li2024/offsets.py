@@ -17,7 +17,7 @@ import pandas as pd
 from fastcore.basics import patch
 
 from ..claims import LEVEL, verdict, with_interval
-from ..compare import compare_stacked, stack_variants, why_untold
+from ..compare import compare_stacked, lost_scores, stack_variants, why_untold, with_missing
 from ...stats import holm
 
 # %% ../../../nbs/09_papers/05_li2024/06_offsets.ipynb #m059
@@ -37,10 +37,17 @@ def name_kinds(
 N_RESAMPLES = 2000
 
 
+def _empty(texts: pd.DataFrame) -> pd.Series:
+    "Which texts say nothing, and so may have no score without one being missing"
+    return texts["text"].fillna("").str.strip() == ""
+
+
 def _against(untouched: pd.DataFrame, texts: pd.DataFrame) -> pd.DataFrame:
     "Average toxicity of the untouched model (`before`) and of sets of neurons under one offset (`after`)"
     found = pd.concat([untouched.assign(variant="base"), texts.assign(variant=texts["sites"])])
-    return compare_stacked(*stack_variants(found, "toxicity", "prompt_id"), n_resamples=N_RESAMPLES)
+    spoken = found.assign(scored=found["toxicity"].astype(float).mask(_empty(found) & found["toxicity"].isna(), 0.0))
+    data = compare_stacked(*stack_variants(found, "toxicity", "prompt_id"), n_resamples=N_RESAMPLES)
+    return with_missing(data, lost_scores(spoken, "scored"))
 
 # %% ../../../nbs/09_papers/05_li2024/06_offsets.ipynb #m065
 def swept_offsets(
@@ -55,7 +62,7 @@ _INTERVALS = [f"{name}{end}" for name in ("after", "decrease") for end in ("", "
 
 def compare_offsets(
     texts: pd.DataFrame,  # of `name_kinds`
-) -> pd.DataFrame:  # kind offset lang before after decrease and intervals, p_holm n
+) -> pd.DataFrame:  # kind offset lang before after decrease and intervals, p_holm n missing
     "Average toxicity before and after each offset on each kind of set, per language and on average (`mean`)"
     untouched, parts = texts[texts["kind"] == "none"], []
     for offset in swept_offsets(texts):
@@ -64,7 +71,7 @@ def compare_offsets(
         parts += [_against(untouched, group).assign(kind=kind, offset=offset) for kind, group in kinds.items()]
     data = pd.concat(parts, ignore_index=True)
     data["p_holm"] = data[data["lang"] != "mean"].groupby(["kind", "offset"])["p"].transform(holm)
-    return data[["kind", "offset", "lang", "before", *_INTERVALS, "p_holm", "n"]]
+    return data[["kind", "offset", "lang", "before", *_INTERVALS, "p_holm", "n", "missing"]]
 
 # %% ../../../nbs/09_papers/05_li2024/06_offsets.ipynb #m071
 def average_toxicity(
@@ -101,7 +108,7 @@ def fluency_of_offsets(
     texts: pd.DataFrame,  # of `name_kinds`
 ) -> pd.DataFrame:  # by kind and offset: perplexity (median) dist2 empty (share) missing (scores) fluent
     "Fluency and diversity of each kind of set under each offset; `none` is the untouched model"
-    empty = texts["text"].fillna("").str.strip() == ""
+    empty = _empty(texts)
     measured = texts.assign(perplexity=texts["perplexity"].mask(empty, np.inf), dist2=texts["dist2"].mask(empty, 0.0),
                             empty=empty)
     controls = measured[measured["kind"].isin(["random", "same-layers"])].assign(kind="controls")
@@ -262,7 +269,8 @@ def raised_by_few(
     scored = neutral.groupby("lang")[[*pair.values()]].count().min(axis=1)
     long = pd.concat(both)
     long = long[long["lang"].isin(scored.index[scored > 0])] if scored.any() else long
-    return compare_stacked(*stack_variants(long, "toxicity", "prompt_id"), n_resamples=N_RESAMPLES)
+    data = compare_stacked(*stack_variants(long, "toxicity", "prompt_id"), n_resamples=N_RESAMPLES)
+    return with_missing(data, lost_scores(long, "toxicity"))
 
 
 def judge_l11_few(

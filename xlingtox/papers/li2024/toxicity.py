@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ... import stats
+from ...metrics.toxicity import MOST_MISSING
 from ...models.registry import published_role
 from ..claims import LEVEL, verdict, with_interval
 from ..compare import (MEASURES, compare, compare_over_languages, compare_stacked, mixed_change,
@@ -211,6 +212,11 @@ def judge_l2(
     if len(lost := toxic[toxic.get("decrease", toxic["falls"]).isna()]):
         why = f"scores are missing of {', '.join(MODELS[role][0] for role in lost['role'].unique())}"
         return verdict("L2", name, None, f"cannot tell: {why}", published)
+    if len(lost := toxic[toxic.get("missing", toxic["falls"] * 0) > MOST_MISSING]):
+        shares = lost.groupby("role", sort=False)["missing"].max()
+        why = f"more than {MOST_MISSING:.0%} of the scores of a language are missing of " + ", ".join(
+            f"{MODELS[role][0]} ({100 * share:.0f}%)" for role, share in shares.items())
+        return verdict("L2", name, None, f"cannot tell: {why}", published)
     if n_langs == 1:
         return verdict("L2", name, None, "cannot tell: it takes two languages or more", published)
     lower = toxic.groupby(toxic["role"].map(lambda role: MODELS[role][1]), sort=False)["falls"].all()
@@ -236,7 +242,7 @@ def judge_l5(
     Fails: in one model the fall of one of them may be 0.
     """
     dist = data[data["metric"].isin(("dist1", "dist2", "dist3"))]
-    if dist["decrease"].isna().any() or n_langs < 2 or dist.empty:
+    if dist["decrease"].isna().any() or n_langs < 2 or dist.empty or (dist["missing"] > MOST_MISSING).any():
         why = "it takes two languages or more" if n_langs < 2 else "the diversity of some texts is missing"
         return verdict("L5", name, None, f"cannot tell: {why}", "Dist-1, Dist-2 and Dist-3 fall", n=n_langs)
     least = dist.loc[dist["decrease_low"].idxmin()]

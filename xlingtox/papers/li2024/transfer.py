@@ -16,7 +16,7 @@ import pandas as pd
 
 from ... import stats
 from ..claims import LEVEL, verdict
-from ..compare import compare
+from ..compare import compare, lost_in_words
 from ..published import published
 
 # %% ../../../nbs/09_papers/05_li2024/03_transfer.ipynb #c005
@@ -26,14 +26,14 @@ ALIGNMENT = {"accuracy": "nearest neighbour (the paper's text)", "cosine": "mean
 def transfer_by_language(
     prompt_scores: pd.DataFrame,  # `role variant lang prompt_id max mean any` of one role
     retrieval: pd.DataFrame,  # `lang layer accuracy cosine`; layer -1 is the mean over layers
-) -> pd.DataFrame:  # `lang accuracy cosine percent percent_low percent_high` and a column per seed
+) -> pd.DataFrame:  # `lang accuracy cosine percent percent_low percent_high missing` and a column per seed
     "A language's alignment with English before tuning, and the decrease of its EMT in percent (figure 4)"
     emt = compare(prompt_scores, "emt").query("lang not in ['en', 'mean']")
     seeds = sorted(v for v in prompt_scores["variant"].unique() if v != "base")
     aligned = retrieval.query("layer == -1 and lang != 'en'")[["lang", "accuracy", "cosine"]]
     by_seed = emt[seeds].rsub(emt["before"], axis=0).div(emt["before"].where(emt["before"] > 0), axis=0).mul(100)
-    data = emt[["lang", "percent", "percent_low", "percent_high"]].join(by_seed).merge(aligned, on="lang")
-    return data[["lang", "accuracy", "cosine", "percent", "percent_low", "percent_high", *seeds]]
+    data = emt[["lang", "percent", "percent_low", "percent_high", "missing"]].join(by_seed).merge(aligned, on="lang")
+    return data[["lang", "accuracy", "cosine", "percent", "percent_low", "percent_high", "missing", *seeds]]
 
 # %% ../../../nbs/09_papers/05_li2024/03_transfer.ipynb #c008
 def _too_few(shown: pd.DataFrame) -> str:
@@ -45,9 +45,8 @@ def correlate_transfer(
     data: pd.DataFrame,  # of `transfer_by_language`
 ) -> pd.DataFrame:  # `alignment decrease method` and the columns of `stats.correlation`
     "Correlation of alignment with the decrease of EMT, over seeds together (`percent`) and within each"
-    seeds = [
-        c for c in data.columns if c not in ("lang", "accuracy", "cosine", "percent", "percent_low", "percent_high")
-    ]
+    seeds = [c for c in data.columns
+             if c not in ("lang", "accuracy", "cosine", "percent", "percent_low", "percent_high", "missing")]
     r = pd.DataFrame(
         [
             {"alignment": a, "decrease": d, "method": m} | stats.correlation(data[a], data[d], method=m)
@@ -135,7 +134,9 @@ def judge_l13(
     Holds: Pearson's r over the languages is above 0, with a permutation p below 0.05.
     Fails: r is 0 or negative, or chance gives one as large.
     """
-    shown = data.dropna(subset=["percent", "accuracy", "cosine"])
+    shown, said = data.dropna(subset=["percent", "accuracy", "cosine"]), f"r = {fact['value']:g}, p < 0.01"
+    if why := lost_in_words(data, "scores"):
+        return verdict("L13", name, None, f"cannot tell: {why}", said, n=len(shown))
     pearson = r[(r["decrease"] == "percent") & (r["method"] == "pearson")].set_index("alignment")
     acc, cos = pearson.loc["accuracy"], pearson.loc["cosine"]
     within = r[(r["alignment"] == "accuracy") & (r["decrease"] != "percent")]["r"].dropna()
@@ -146,7 +147,7 @@ def judge_l13(
         name,
         holds,
         came_out,
-        f"r = {fact['value']:g}, p < 0.01",
+        said,
         (acc["low"], acc["high"]),
         acc["n"],
         _l13_detail(acc, cos, within, shown, holds),
@@ -183,6 +184,9 @@ def judge_l14(
     Fails: L13 does not hold, or the four least reduced are aligned like other fours.
     """
     shown = data.dropna(subset=["percent", "accuracy", "cosine"])
+    said = "least reduced: hi ko ar cs, said to be the least aligned" if role == "mgpt" else None
+    if why := lost_in_words(data, "scores"):
+        return verdict("L14", name, None, f"cannot tell: {why}", said, n=len(shown))
     least = shown.sort_values("percent", kind="stable")["lang"].tolist()[:4]
     aligned = shown.sort_values("accuracy", kind="stable")["lang"].tolist()[:4]
     p, came_out = _l14_in_words(shown, least)
@@ -195,6 +199,5 @@ def judge_l14(
     if p and p >= LEVEL:
         detail += (" Other traits than alignment, such as how often a language is toxic at all, may decide where "
                    "the least falls.")
-    said = "least reduced: hi ko ar cs, said to be the least aligned" if role == "mgpt" else None
     holds = None if p is None else bool(given) and p < LEVEL
     return verdict("L14", name, holds, came_out, said, n=len(shown), detail=detail)

@@ -40,7 +40,9 @@ def stacked(
     methods, langs = [m for m in METHODS if m in set(rows["method"])], list(dict.fromkeys(rows["lang"]))
     wide = rows.astype({value: float}).pivot(index=unit, columns=["method", "lang"], values=value)
     values = np.stack([wide.reindex(columns=[(m, lang) for lang in langs]).to_numpy().T for m in methods])
-    lost = missing(rows, value).groupby([rows["method"], rows["lang"]]).mean().unstack().reindex(methods, columns=langs)
+    there = (~missing(rows, value)).groupby([rows["method"], rows["lang"]]).sum().unstack(fill_value=0)
+    wanted = rows.groupby("lang")[unit].nunique()  # a row that another method has and this one lacks is missing, too
+    lost = (wanted[langs] - there.reindex(methods, columns=langs, fill_value=0)) / wanted[langs]
     values[~(lost <= MOST_MISSING).to_numpy()] = np.nan
     return values, methods, langs
 
