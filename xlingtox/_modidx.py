@@ -4272,7 +4272,5 @@ d = { 'settings': { 'branch': 'main',
                                          'xlingtox.tuning.trainer._train': ('05_tuning/trainer.html#_train', 'xlingtox/tuning/trainer.py'),
                                          'xlingtox.tuning.trainer._trainer': ( '05_tuning/trainer.html#_trainer',
                                                                                'xlingtox/tuning/trainer.py'),
-                                         'xlingtox.tuning.trainer._unhashed': ( '05_tuning/trainer.html#_unhashed',
-                                                                                'xlingtox/tuning/trainer.py'),
                                          'xlingtox.tuning.trainer.check_tracker': ( '05_tuning/trainer.html#check_tracker',
                                                                                     'xlingtox/tuning/trainer.py')}}}

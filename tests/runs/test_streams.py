@@ -37,7 +37,7 @@ def here(tmp_path_factory):
     folder = tmp_path_factory.mktemp("narrow")
     rng = np.random.default_rng(0)
     for name, shift in {"a": 0.3, "b": 0.0}.items():
-        rows = [(NAME, lang, f"p{p}", s, NAME, min(1, shift + 0.5 * rng.random())) for lang in ("en", "ja") for p in range(12) for s in range(2)]
+        rows = [(NAME, lang, f"p{p}", s, NAME, min(1, shift + 0.5 * rng.random())) for lang in ("en", "ja") for p in range(160) for s in range(2)]
         table = pd.DataFrame(rows, columns=["model", "lang", "prompt_id", "sample", "scorer", "toxicity"])
         table.to_csv(folder / f"{name}.csv", index=False)
         table.assign(scorer="substitut é", toxicity=table["toxicity"] ** 2).to_csv(folder / f"{name}2.csv", index=False)
@@ -87,6 +87,7 @@ def test_in_a_process_of_its_own(here, env):
 @pytest.mark.parametrize("module, function", [(evidence, "keep_evidence"), (archive, "keep"), (stored, "store")])
 def test_the_commands_of_modules(monkeypatch, module, function):
     monkeypatch.setattr(module, function, lambda *_: [NAME] if function == "store" else NAME)
+    monkeypatch.setattr(evidence, "read_json", lambda _: {"missing": []})
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", stream)
     assert module.main(["store", "runs/é"] if function == "store" else ["runs/é"]) == 0

@@ -292,7 +292,7 @@ def test_remaining_time_counts_threads():
 
 
 def test_records_survive_a_cut_off_line(tmp_path):
-    (tmp_path / "progress.jsonl").write_text(json.dumps({"event": "started", "job": "a"}) + '\n{"event": "fin')
+    (tmp_path / "progress.jsonl").write_text(json.dumps({"event": "started", "job": "a", "time": 0.0}) + '\n{"event": "fin')
     append_progress(tmp_path, event="finished", job="a")
     assert [r["event"] for r in read_progress(tmp_path)] == ["started", "finished"]
 

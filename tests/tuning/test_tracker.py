@@ -1,4 +1,5 @@
 "A tracker is told of a training, changes nothing of it, and an unusable one is said before anything is computed."
+import importlib.util
 import os
 from dataclasses import fields
 from pathlib import Path
@@ -137,7 +138,10 @@ def test_the_trackers_are_those_of_transformers():
 
 def test_a_profile_names_it(tmp_path):
     (tmp_path / "p.yaml").write_text("extends: mini\nname: p\nreport_to: tensorboard\n")
-    assert load_profile(tmp_path / "p.yaml").report_to == "tensorboard" and load_profile("mini").report_to == "none"
+    assert load_profile(tmp_path / "p.yaml", here=False).report_to == "tensorboard" and load_profile("mini").report_to == "none"
+    if not importlib.util.find_spec("tensorboard") and not importlib.util.find_spec("tensorboardX"):
+        with pytest.raises(InputError, match="report_to: the tracker tensorboard is not installed; pip install tensorboard"):
+            load_profile(tmp_path / "p.yaml")
     (tmp_path / "p.yaml").write_text("extends: mini\nname: p\nreport_to: tensorbord\n")
     with pytest.raises(InputError, match="report_to.*tensorbord.*did you mean tensorboard"):
         load_profile(tmp_path / "p.yaml")

@@ -294,7 +294,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         print(at := keep_evidence(given.run, given.to))
-        if missing := read_json(at / "manifest.json")["missing"]:
+        if missing := read_json(Path(at) / "manifest.json")["missing"]:
             print(f"incomplete: {len(missing)} exhibits that the run was asked for are not made: {', '.join(missing)}")
     except InputError as e:
         print(f"error: {e}", file=sys.stderr)

@@ -171,7 +171,6 @@ def save_exhibit(
                                  (data, tables, [], ""))
     footer = [*footer, *marks, *_over_bases(run, this)]
     manifest = target.with_name(f"{target.name}.manifest.json")
-    manifest.unlink(missing_ok=True)  # that of an earlier folder would not be of this one
     with atomic_path(target) as temporary:
         temporary.mkdir()
         for stem, table in (data | tables).items():
@@ -182,6 +181,7 @@ def save_exhibit(
                     "variant": variant, "footer": footer,
                     "verdicts": verdicts, "figures": list(figures), "tables": list(tables), "data": list(data)},
                    temporary / "exhibit.json")
+        manifest.unlink(missing_ok=True)  # that of an earlier folder would not be of this one
     write_manifest(manifest, _inputs(this, folder), {"exhibit": name}, None, process_seconds(), target)
     return target
 

@@ -59,6 +59,8 @@ def _check_layout(db: sqlite3.Connection, path: Path):
 # %% ../../nbs/06_scorers/03_store.ipynb #0aa23767
 def _connect(path: Path, patience: float = 60.0) -> sqlite3.Connection:  # patience: seconds to wait for another process
     "Open or create the file; wait while another process does the same"
+    if path.is_file() and 0 < path.stat().st_size < 512:  # SQLite takes such a file for a new one, and writes over it
+        raise InputError(f"{path}: not a score store (file is not a database)")
     give_up = time.monotonic() + patience
     while True:
         try:

@@ -286,20 +286,6 @@ def _finish(model, tokenizer, folder: Path, work: Path, log: pd.DataFrame, weigh
     shutil.rmtree(work, ignore_errors=True)
     return log
 
-# %% ../../nbs/05_tuning/02_trainer.ipynb #92e99be1
-@contextlib.contextmanager
-def _unhashed():
-    "Within the block `datasets` names the tables that it makes by chance"
-    from datasets import fingerprint
-
-    original = fingerprint.update_fingerprint
-    if _processes() == 1:
-        fingerprint.update_fingerprint = lambda *made_with: fingerprint.generate_random_fingerprint()
-    try:
-        yield
-    finally:
-        fingerprint.update_fingerprint = original
-
 # %% ../../nbs/05_tuning/02_trainer.ipynb #a100
 def _trainer(objective: _Objective, training: _Training, model, tokenizer, args, work: Path, peft_config):
     "The trainer of an objective, made and put right"
@@ -309,7 +295,7 @@ def _trainer(objective: _Objective, training: _Training, model, tokenizer, args,
     ours = _trains_the_head(model, peft_config) or _has_wide_vocabulary(model)
     watching = [_watching(tokenizer, list(objective.neutral), training.max_perplexity, training.precision,
                           objective.method)] * bool(objective.neutral)
-    with _unhashed(), _scored_by_the_whole_model(model, objective.trainer) if ours else contextlib.nullcontext():
+    with _scored_by_the_whole_model(model, objective.trainer) if ours else contextlib.nullcontext():
         trainer = objective.trainer(model, args=args, processing_class=tokenizer, peft_config=peft_config, **data,
                                     callbacks=_callbacks(training, objective.method, work, watching))
     if peft_config is not None:
