@@ -26,6 +26,7 @@ import tempfile
 import time
 from importlib import metadata
 from pathlib import Path
+from textwrap import shorten
 
 import pandas as pd
 import functools
@@ -114,7 +115,7 @@ def read_table(
     try:
         df = pd.read_csv(path, **words) if path.suffix == ".csv" else pd.read_parquet(path)
     except Exception as e:  # each kind of broken file raises another
-        why = " ".join(str(e).split())[:100]
+        why = shorten(str(e), 100)
         raise InputError(f"{path}: cannot be read ({why}); it is damaged, or no table") from None
     check_columns(df, columns or [], path)
     return df
@@ -145,7 +146,7 @@ def read_json(path: str | Path):
     except json.JSONDecodeError as e:
         raise InputError(f"{path}, line {e.lineno}, column {e.colno}: not JSON ({e.msg})") from None
     except (OSError, ValueError, RecursionError) as e:
-        raise InputError(f"{path}: not JSON in UTF-8 ({' '.join(str(e).split())[:100]})") from None
+        raise InputError(f"{path}: not JSON in UTF-8 ({shorten(str(e), 100)})") from None
 
 # %% ../nbs/00_ground/00_core.ipynb #c014
 def digest(

@@ -11,6 +11,7 @@ __all__ = ['PER_VARIANT', 'run_folder', 'artifact_files', 'read_whole', 'load_ar
 # %% ../nbs/00_ground/05_runfolder.ipynb #c002
 import re
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 import pandas as pd
@@ -55,7 +56,7 @@ def read_whole(
     try:
         return pd.read_parquet(file, columns=columns)
     except (OSError, ValueError) as e:
-        raise InputError(f"{file}: cannot be read ({' '.join(str(e).split())[:100]}); remove it, and "
+        raise InputError(f"{file}: cannot be read ({shorten(str(e), 100)}); remove it, and "
                          "`xlingtox reproduce` makes it again") from None
 
 

@@ -46,7 +46,7 @@ def _explain(name: str, error: Exception) -> InputError:
     for signs, meaning in _PROBLEMS:
         if any(sign.lower() in text.lower() for sign in signs for text in said):
             return InputError(f"cannot load {name}: it {meaning.format(name=name)}")
-    return InputError(f"cannot load the model {name!r}: {' '.join(said[0].split())[:300]}")
+    return InputError(f"cannot load the model {name!r}: {shorten(said[0], 300)}")
 
 # %% ../../nbs/03_models/03_adapters.ipynb #c018
 def adapter_base(

@@ -15,6 +15,7 @@ import importlib.util
 import math
 import struct
 from pathlib import Path
+from textwrap import shorten
 
 from ..core import InputError, alone, atomic_path, cache_dir, closest, write_json
 from ..babel.draw import multiway
@@ -238,7 +239,7 @@ def gguf_folder(
             except (OSError, ValueError, KeyError, RuntimeError, ImportError) as e:
                 if isinstance(e, InputError):
                     raise
-                raise InputError(f"{file}: transformers cannot read it: {' '.join(str(e).split())[:300]}") from e
+                raise InputError(f"{file}: transformers cannot read it: {shorten(str(e), 300)}") from e
             source = {"file": file.name, "sha256": sha256, "bytes": file.stat().st_size, "read as": "float32"}
             with atomic_path(folder) as temporary:
                 _write(model, tokenizer, temporary)

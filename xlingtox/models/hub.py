@@ -11,6 +11,7 @@ __all__ = ['HubError', 'files_to_push', 'push']
 import json
 import re
 from pathlib import Path
+from textwrap import shorten
 
 from ..core import InputError, read_json
 from .weights import _check_file
@@ -82,7 +83,7 @@ def _card(folder: Path):
     try:
         card = ModelCard(file.read_text(encoding="utf-8"))
     except Exception as e:  # each kind of broken head raises another
-        raise InputError(f"{file}: not a model card ({' '.join(str(e).split())[:100]})") from None
+        raise InputError(f"{file}: not a model card ({shorten(str(e), 100)})") from None
     if not card.text.strip():
         raise InputError(f"{file}: says nothing; a card says of which model, on what and how")
     for pattern, what in ((_KEY, "a key of the hub"), (re.escape(f"{Path.home()}/"), "your home folder"),

@@ -9,6 +9,7 @@ __all__ = ['INDEX', 'indexed_files', 'check_weight_files', 'check_loaded', 'chec
 
 # %% ../../nbs/03_models/03_weights.ipynb #ba125c93
 from pathlib import Path
+from textwrap import shorten
 
 from ..core import InputError, read_json
 from .adapters import _PICKLE
@@ -45,7 +46,7 @@ def _check_file(file: Path):
         with open(file, "rb") as f:
             pointer = f.read(20).startswith(b"version https://git")
         what = "a pointer of Git LFS, not the weights (`git lfs pull` gets them)" if pointer else f"cut short or no " \
-            f"safetensors ({' '.join(str(e).split())[:80]}); get it again"
+            f"safetensors ({shorten(str(e), 80)}); get it again"
         raise InputError(f"{file}: {what}") from None
 
 # %% ../../nbs/03_models/03_weights.ipynb #155e831f

@@ -13,6 +13,7 @@ import math
 import os
 import re
 from pathlib import Path
+from textwrap import shorten
 from typing import get_args
 
 import yaml
@@ -162,7 +163,7 @@ def _parse(path: Path) -> dict:
         mark = e.problem_mark or e.context_mark
         raise InputError(f"{path}, line {mark.line + 1}, column {mark.column + 1}: not YAML ({e.problem})") from None
     except (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError) as e:
-        raise InputError(f"{path}: not YAML in UTF-8 ({' '.join(str(e).split())[:100]})") from None
+        raise InputError(f"{path}: not YAML in UTF-8 ({shorten(str(e), 100)})") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path}: expected keys and values such as `extends: mini`, found {type(raw).__name__}")
     _check_size(raw, path)

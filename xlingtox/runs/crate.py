@@ -238,10 +238,11 @@ def _profile(run: Path) -> tuple[dict, list[str], list[str]]:
     try:
         models = [model["model"] for model in [*profile["models"].values(), profile["judge"]]]
         sources = [source for data in profile["data"].values() for source in data["source"]]
-        assert all(isinstance(text, str) for text in [*models, *sources, profile["name"], profile["title"]])
-    except (AssertionError, AttributeError, KeyError, TypeError):
-        raise InputError(f"{run}/profile.json: not the profile of a run; it lacks name, title, models, judge or "
-                         "data") from None
+        texts = [*models, *sources, profile["name"], profile["title"]]
+    except (AttributeError, KeyError, TypeError):
+        texts = [None]
+    if not all(isinstance(text, str) for text in texts):
+        raise InputError(f"{run}/profile.json: not the profile of a run; it lacks name, title, models, judge or data")
     return profile, models, sources
 
 
@@ -334,10 +335,12 @@ def _check_manifest(artifact: str, manifest: dict):
     whole = (isinstance(manifest.get("seconds"), int | float) and isinstance(manifest.get("versions"), dict)
              and isinstance(manifest.get("inputs"), dict) and isinstance(manifest.get("hardware", {}), dict))
     try:
-        assert whole and datetime.datetime.fromisoformat(manifest["finished"])
-    except (AssertionError, KeyError, TypeError, ValueError):
+        datetime.datetime.fromisoformat(manifest["finished"])
+    except (KeyError, TypeError, ValueError):
+        whole = False
+    if not whole:
         raise InputError(f"{artifact}.manifest.json: does not say what was read, when, with what and for how long; "
-                         "remove it, and `xlingtox reproduce` makes the artifact again") from None
+                         "remove it, and `xlingtox reproduce` makes the artifact again")
 
 # %% ../../nbs/11_runs/16_crate.ipynb #2b9e91cd
 def export_crate(

@@ -14,6 +14,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import shorten
 from typing import NamedTuple
 
 import numpy as np
@@ -231,7 +232,7 @@ def _read_lexicon(where: str) -> pd.DataFrame:
     try:  # "null" and "nan" are words, and so is "1984"
         lexicon = pd.read_csv(where, keep_default_na=False, dtype=str, encoding="utf-8-sig").fillna("")
     except (ValueError, pd.errors.ParserError) as e:
-        raise InputError(f"scorer lexicon: {where}: no table in UTF-8 ({' '.join(str(e).split())[:100]})") from None
+        raise InputError(f"scorer lexicon: {where}: no table in UTF-8 ({shorten(str(e), 100)})") from None
     check_columns(lexicon, list(_LEXICON_COLUMNS), where)
     return lexicon.assign(severity=pd.to_numeric(lexicon["severity"], errors="coerce"))
 
