@@ -255,6 +255,22 @@ def test_what_tells_scores_apart(tmp_path):
     assert b"secret" not in (tmp_path / "s.sqlite").read_bytes(), "texts are not kept"
 
 
+@pytest.mark.parametrize("content", [b"x", b"SQLite format 3\0", b"x" * 511, b"x" * 512])
+def test_a_file_of_a_few_bytes_is_not_written_over(tmp_path, content):
+    "SQLite takes what is shorter than its head for a file that it may begin"
+    (tmp_path / "s.sqlite").write_bytes(content)
+    with pytest.raises(InputError, match="s.sqlite: not a score store"):
+        ScoreStore(tmp_path / "s.sqlite")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"s.sqlite": content}
+
+
+def test_an_empty_file_becomes_a_store_and_a_name_that_cannot_be_is_one_error(tmp_path):
+    (tmp_path / "s.sqlite").touch()
+    assert ScoreStore(tmp_path / "s.sqlite").table().empty
+    with pytest.raises(InputError, match="a score store cannot be opened here"):
+        ScoreStore(tmp_path / ("s" * 300))
+
+
 def test_not_a_store(tmp_path):
     (tmp_path / "s.sqlite").write_text("scores: none\n" * 200)
     with pytest.raises(InputError, match="s.sqlite: not a score store"):

@@ -59,12 +59,12 @@ def _check_layout(db: sqlite3.Connection, path: Path):
 # %% ../../nbs/06_scorers/03_store.ipynb #0aa23767
 def _connect(path: Path, patience: float = 60.0) -> sqlite3.Connection:  # patience: seconds to wait for another process
     "Open or create the file; wait while another process does the same"
-    if path.is_file() and 0 < path.stat().st_size < 512:  # SQLite takes such a file for a new one, and writes over it
-        raise InputError(f"{path}: not a score store (file is not a database)")
     give_up = time.monotonic() + patience
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_file() and 0 < path.stat().st_size < 512:  # SQLite takes it for a new one, and writes over it
+                raise InputError(f"{path}: not a score store (file is not a database)")
             db = sqlite3.connect(path, timeout=patience)
         except (OSError, sqlite3.OperationalError) as e:
             raise InputError(f"{path}: a score store cannot be opened here ({e}); for the one of your own, set "
