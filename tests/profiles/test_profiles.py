@@ -248,6 +248,15 @@ def test_a_path_that_belongs_to_no_folder(tmp_path, monkeypatch, key):
         assert profiles.load_profile(write(tmp_path, "mine.yaml", extends="mini", **ALONE, **{key: dotted})).title
 
 
+def test_folders_that_happen_to_be_called_like_a_name(tmp_path, monkeypatch):
+    "Names are no places: a folder of prompts where the command is called takes nothing from babel:prompts"
+    for name in ("prompts", "preference", "multiway", "train", "babel", "default", "mgpt", "mt5-large", "ddp"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    mine = {"extends": "mini", "accelerate": "ddp", "agreement": ["perspective:default", "noisy:lexicon:babel", "ngram:train", "features:train"]}
+    assert profiles.load_profile("mini").name == "mini" and profiles.load_profile(write(tmp_path, "mine.yaml", **mine)).accelerate == "ddp"
+
+
 def test_a_chain_of_files_with_anything_in_the_middle(tmp_path):
     "The file below is refused for what the file above it makes of it, and in one line"
     odd = [None, 7, "x", [], ["x"], {}, {"x": 1}, {"models": 7}, {"models": None}, {"languages": 7, "out_of_scope": 7}, {"mgpt": 7}]

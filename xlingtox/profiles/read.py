@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from ..core import InputError, closest, paper_dir, read_json
 from .profile import Profile
-from .sections import LANGUAGE_SETS, source_paths
+from .sections import LANGUAGE_SETS, accelerate_file, source_paths
 from .variants import merge
 from ..scorers.catalogue import split_place
 from ..settings import problem_with
@@ -256,8 +256,14 @@ def _check_packages(profile: Profile):
                              "pip install 'xlingtox[capability]', or ask for facts only")
 
 # %% ../../nbs/10_profiles/03_read.ipynb #9fa7d1fb
-def _place(value: str) -> str:
-    "What a value names behind its kinds, without what follows a #"
+_NAMES = re.compile(r"(?:(?:noisy|biased):)*(?:(?:mini|shadow|babel|babel-apart|perspective|openai):.*|[a-z]+:train"
+                    r"|(?:lexicon:)?babel(?:-apart)?)", re.DOTALL)  # of what is no file, whatever folders there are
+
+
+def _place(value: str | None) -> str:
+    "The file or folder that a value may name behind its kinds, without what follows a #; empty where it names none"
+    if not value or _NAMES.fullmatch(value):
+        return ""
     return split_place(re.sub(r"^(?:[a-z-]+:)*(?:[a-z0-9]+@)?", "", value))[0]
 
 
@@ -275,13 +281,14 @@ def _places(profile: Profile):
     if profile.beniwal2025:
         models["beniwal2025.judge.model"] = profile.beniwal2025.judge.model
     yield from models.items()
-    yield from (("sites.lexicon", profile.sites.lexicon), ("accelerate", profile.accelerate))
+    yield "sites.lexicon", profile.sites.lexicon
+    yield "accelerate", profile.accelerate and str(accelerate_file(profile.accelerate))
 
 
 def _check_places(profile: Profile):
     "Raise an `InputError` for a path that belongs to no folder"
     for key, value in _places(profile):
-        place = _place(value) if value else ""
+        place = _place(value)
         if place and not Path(place).is_absolute() and (Path(place).exists() or place.startswith(("~", "."))):
             raise InputError(f"{key}: {value}: to whose folder does {place} belong? give "
                              f"{value.replace(place, './' + place)} for the profile's, or the whole path")
