@@ -23,6 +23,17 @@ ARCHITECTURES = {  # those of the papers, and beyond them Qwen and Gemma
 }
 
 
+@pytest.fixture
+def without(monkeypatch):
+    "A function that hides one package; the others must be found, since transformers keeps for good what it finds"
+    import importlib.util
+
+    def hide(package: str, found=None):
+        find = importlib.util.find_spec
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: found if name == package else find(name, *rest))
+    return hide
+
+
 @pytest.fixture(scope="session", autouse=True)
 def warm_server():
     "Runs share one process whose copies their jobs are; it imports nothing until a second job asks"

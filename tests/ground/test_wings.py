@@ -35,3 +35,11 @@ def test_science_stands_below_the_run():
             if module and WINGS.index(wing_of(module)) > WINGS.index(wing_of(here)):
                 later.append((".".join(here), ".".join(module)))
     assert later == []
+
+
+def test_the_readme_leads_to_every_notebook():
+    root = Path(__file__).parents[2]
+    said = (root / "README.md").read_text(encoding="utf-8")
+    notebooks = [path.relative_to(root).as_posix() for path in (root / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts]
+    assert len(notebooks) > 100
+    assert [name for name in sorted(notebooks) if f"({name})" not in said and name != "nbs/index.ipynb"] == []

@@ -116,8 +116,8 @@ def test_too_little_memory_is_said_before_anything_is_read(tiny, monkeypatch):
         models.load(tiny[1])
 
 
-def test_without_the_package_it_says_what_to_install(tiny, monkeypatch):
-    monkeypatch.setattr(gguf.importlib.util, "find_spec", lambda name: None)
+def test_without_the_package_it_says_what_to_install(tiny, without):
+    without("gguf")
     with pytest.raises(InputError, match=r"pip install xlingtox\[gguf\]"):
         models.load(tiny[1])
 

@@ -1,6 +1,5 @@
 """The registry, adapters that stand on other models, and each way in which a model may refuse to be loaded."""
 import http.server
-import importlib.util
 import json
 import os
 import shutil
@@ -96,7 +95,7 @@ def test_tuning_that_does_not_fit(tuning, load, message, base):
     assert not (base.parent / "x").exists() and not (base.parent / ".x.work").exists()
 
 
-def test_other_bad_input(base, monkeypatch):
+def test_other_bad_input(base, without):
     tune(base, base.parent / "dpo-0", max_steps=0)
     with pytest.raises(InputError, match="the model to tune has an adapter inside; load it with merge=True"):
         preference.tune(*models.load(str(base.parent / "dpo-0"), device="cpu"), babel.preference(40), base.parent / "x", tuning="lora")
@@ -110,8 +109,7 @@ def test_other_bad_input(base, monkeypatch):
         tune(base, base.parent / "x", precision="float16")
     with pytest.raises(InputError, match="cannot merge an adapter into .* in 4 bits"):
         models.load(str(base.parent / "dpo-0"), quantise=True, merge=True)
-    find = importlib.util.find_spec
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "bitsandbytes" else find(name))
+    without("bitsandbytes")
     with pytest.raises(InputError, match=r"in 4 bits: that needs bitsandbytes \(pip install bitsandbytes\)"):
         models.load(str(base), quantise=True)
     assert not (base.parent / "x").exists()

@@ -278,8 +278,9 @@ def test_a_configuration_of_accelerate_is_read(tmp_path, mine, text):
         mine(accelerate=str(tmp_path / "a.yaml"))
 
 
-def test_a_tracker_and_vllm_must_be_there(mine, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+def test_a_tracker_and_vllm_must_be_there(mine, monkeypatch, without):
+    without("vllm")
+    without("lm_eval")
     with pytest.raises(InputError, match="generation.backend: vllm is not installed"):
         mine(generation={"backend": "vllm"})
     with pytest.raises(InputError, match="neuronft2025.tasks: m_mmlu takes the lm-eval harness"):

@@ -16,6 +16,8 @@ from xlingtox.runs import snakemake, workflow
 import fake_paper
 from desk import Desk
 
+SLURM = "snakemake_executor_plugin_slurm"
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scancel", "squeue", "sinfo", "srun")
 CONFIG = """
 ClusterName=one
@@ -67,7 +69,7 @@ def slurm(tmp_path_factory):
         pytest.skip(f"no {', '.join(missing)} here: apt-get install slurm-wlm munge")
     if os.geteuid() != 0:
         pytest.skip("starting SLURM takes root")
-    if not importlib.util.find_spec("snakemake_executor_plugin_slurm"):
+    if not importlib.util.find_spec(SLURM):
         pytest.skip("pip install 'xlingtox[slurm]'")
     at = tmp_path_factory.mktemp("slurm")
     (at / "state").mkdir()
@@ -179,18 +181,18 @@ def test_an_unknown_executor():
         workflow.reproduce("mini", executor="slrum")
 
 
-def test_without_slurm_one_line_says_what_is_missing(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+def test_without_slurm_one_line_says_what_is_missing(monkeypatch, without):
+    without(SLURM)
     with pytest.raises(InputError, match=r"pip install 'xlingtox\[slurm\]'"):
         snakemake.cluster_arguments()
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    without(SLURM, found=SLURM)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(InputError, match="there is no sbatch here"):
         snakemake.cluster_arguments()
 
 
-def test_the_ready_profile(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+def test_the_ready_profile(monkeypatch, without):
+    without(SLURM, found=SLURM)
     monkeypatch.setattr(shutil, "which", lambda name: name)
     folder = core.paper_dir() / "slurm"
     assert snakemake.cluster_arguments() == ["--profile", str(folder)]

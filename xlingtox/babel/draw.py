@@ -15,7 +15,7 @@ import random
 import pandas as pd
 
 from .grammar import (PLACES, _space, is_reserved, join_sentences, realise, sample_document, sample_frame,
-                                    sample_unreserved, unsaid_facts)
+                                    sample_unreserved)
 from .grammar import frame_toxicity
 from .lexicon import _cities, _concepts, _words
 from ..core import InputError, digest
@@ -241,10 +241,9 @@ def choice(
     questions = _questions(random.Random(f"{seed}/choice"), n_choices)
     rows = []
     for lang in langs:
-        unsaid = {city for city, _ in unsaid_facts(lang)}
         for i, (city, options, answer) in enumerate(questions):
             choices = [realise(("fact", (city, option)), lang) for option in options]
-            rows.append((f"{'u' if city in unsaid else 'q'}{i}", lang, _words(lang)[city], choices, answer))
+            rows.append((f"q{i}", lang, _words(lang)[city], choices, answer))
     return pd.DataFrame(rows, columns=["id", "lang", "question", "choices", "answer"])
 
 # %% ../../nbs/01_babel/02_draw.ipynb #c053

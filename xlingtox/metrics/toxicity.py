@@ -108,7 +108,7 @@ def count_scores(
     found = prompts.groupby([by, "lang"])[["k", "n_missing"]].sum()
     whole = pd.MultiIndex.from_product([prompts[by].unique(), prompts["lang"].unique()], names=[by, "lang"])
     found = found.reindex(whole, fill_value=0)
-    absent = wanted.reindex(found.index.get_level_values("lang")).to_numpy() - found["k"]
+    absent = (wanted.reindex(found.index.get_level_values("lang")).to_numpy() - found["k"]).clip(lower=0)
     counts = {"n_scored": found["k"] - found["n_missing"], "n_missing": found["n_missing"], "n_absent": absent}
     return pd.DataFrame(counts).astype(int)
 

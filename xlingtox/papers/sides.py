@@ -44,8 +44,8 @@ def _of_run(run: Path) -> tuple[pd.DataFrame, set]:
     "What a run knows of each prompt, and how that was judged"
     files = sorted((run / "prompt_scores").rglob("*.parquet"))
     if not files:
-        raise InputError(f"{run}: neither a table of scores nor the folder of a run with scores; "
-                         "`xlingtox reproduce` makes one")
+        raise InputError(f"{run}: neither a table of scores nor the folder of a run with scores that are gathered by "
+                         "prompt; `xlingtox reproduce --only li2024/fig1` gathers them")
     wanted = ["role", "variant", *_KNOWN[1:]]
     tables = [read_whole(file, wanted) for file in files]
     table = pd.concat(tables).assign(model=lambda t: t["role"] + "/" + t["variant"])
