@@ -1,8 +1,11 @@
 """A large vocabulary is searched block by block and scored in pieces, one layer is read up to there: the numbers stay what they were."""
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from xlingtox.generation import generate
 from xlingtox.generation.sampling import sample_nucleus
+from xlingtox.metrics import perplexity
 from xlingtox.representations import sentence_representations
 from xlingtox.tuning import adapter
 
@@ -57,3 +60,16 @@ def test_one_layer_is_that_layer_of_all(architecture, toy_model, toy_tokenizer):
         alone = sentence_representations(model, toy_tokenizer, texts, layer=layer)
         assert np.allclose(alone, every[layer], atol=1e-6), layer  # the same sums, read by themselves
     assert np.allclose(sentence_representations(model, toy_tokenizer, texts, layer=-1), every[-1], atol=1e-6)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "bloom", "llama", "cohere", "gemma3_text"])
+def test_a_frozen_output_layer_is_not_copied_for_each_row(architecture, toy_model, toy_tokenizer):
+    "As that of a model with an adapter is: PyTorch multiplies a slice of the states by a copy of the layer for each row"
+    model = toy_model(architecture).requires_grad_(False)
+    prompts = pd.DataFrame({"id": list("abc"), "lang": "en", "text": ["one two", "three four five", "six"]})
+    texts = prompts["text"].tolist()
+    with torch.profiler.profile(record_shapes=True) as seen:
+        generate(model, toy_tokenizer, prompts, "m", k=2, max_new_tokens=2)
+        perplexity(model, toy_tokenizer, texts, [" seven eight", " nine", " ten"])
+    batched = [event.input_shapes for event in seen.events() if event.name == "aten::bmm"]
+    assert not [shapes for shapes in batched if any(len(toy_tokenizer) in shape for shape in shapes)]

@@ -45,11 +45,13 @@ def cache_of(out, model):
 # %% ../../nbs/04_generation/01_engine.ipynb #a021
 def _prompt_cache(model, inputs):
     "Key/value cache of all tokens of the prompts but the last"
-    mask = inputs["attention_mask"][:, :-1]
+    import torch
+
+    ids, mask = inputs["input_ids"][:, :-1], inputs["attention_mask"][:, :-1]
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     given = {"position_ids": positions} if _takes_positions(model) else {}
-    return cache_of(model(input_ids=inputs["input_ids"][:, :-1], attention_mask=mask, use_cache=True,
-                          logits_to_keep=1, **given), model)
+    last = torch.tensor([-1], device=ids.device)  # with the number 1 PyTorch copies a frozen output layer for each row
+    return cache_of(model(input_ids=ids, attention_mask=mask, use_cache=True, logits_to_keep=last, **given), model)
 
 # %% ../../nbs/04_generation/01_engine.ipynb #a024
 def _read(model, inputs):

@@ -84,8 +84,11 @@ def _nll(logits, labels):
 # %% ../../nbs/07_metrics/03_fluency.ipynb #a013
 def _run(model, ids, last, **kwargs):
     "Run the model; logits of the `last` positions only, where the architecture can do that"
+    import torch
+
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        kwargs["logits_to_keep"] = last
+        # with a number instead of places PyTorch copies a frozen output layer for each row
+        kwargs["logits_to_keep"] = torch.arange(-last, 0, device=ids.device)
     return model(input_ids=ids, **kwargs)
 
 # %% ../../nbs/07_metrics/03_fluency.ipynb #c011

@@ -288,5 +288,6 @@ def put_on(
     "The model with a saved adapter inside, to be looked at; `as_it_was` takes it off again"
     if has_adapter(model):
         raise InputError(f"{folder}: the model has an adapter inside already; take it off first (`as_it_was`)")
+    exact = model.dtype.itemsize >= 4 and not getattr(model, "is_loaded_in_4bit", False)
     adapted = _adapted(model, [str(folder)], merge=False).eval()
-    return adapted if getattr(model, "is_loaded_in_4bit", False) else _fold(adapted)
+    return _fold(adapted) if exact else adapted
