@@ -170,12 +170,10 @@ def holm(
     p,  # [n] p-values, nan = missing
 ) -> np.ndarray:  # [n]
     "p-values corrected for their number by Holm's method"
-    from statsmodels.stats.multitest import multipletests
-
     p = np.asarray(p, dtype=float)
-    corrected, there = np.full(p.shape, np.nan), np.isfinite(p)
-    if there.any():
-        corrected[there] = multipletests(p[there], method="holm")[1]
+    corrected, there = np.full(p.shape, np.nan), np.flatnonzero(np.isfinite(p))
+    order = there[p[there].argsort(kind="stable")]
+    corrected[order] = np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)).clip(max=1)
     return corrected
 
 # %% ../nbs/00_ground/02_stats.ipynb #a081
