@@ -4,7 +4,7 @@ import json
 import pandas as pd
 import pytest
 from xlingtox import profiles
-from xlingtox.core import write_json
+from xlingtox.core import InputError, write_json
 from xlingtox.languages import LI2024
 from xlingtox.models.registry import bases_of
 from xlingtox.papers import archive
@@ -89,3 +89,44 @@ def test_what_is_archived_of_another_exhibit_stays_while_its_world_does(four_of_
     monkeypatch.setattr(archive, "recipe_digest", lambda recipe: "another world")
     archive.keep(four_of_five, tmp_path / "bases")
     assert archive.archived("bases", "over_bases", tmp_path)["exhibit"].unique().tolist() == [NAME]
+
+
+def said(folder, name, answers, exhibit="neuronft2025/fig1", **settings):
+    "A finished run as far as its verdicts: claim -> whether it holds"
+    run = folder / name
+    write_json({"name": name, "models": {"mt5-large": {"model": f"mini:mt5-large{name[4:]}"}}} | settings, run / "profile.json")
+    verdicts = [{"exhibit": exhibit, "claim": claim, "holds": holds, "reproduced": f"{claim} in {name}"} for claim, holds in answers.items()]
+    write_json({"verdicts": verdicts}, run / "exhibits" / exhibit / "exhibit.json")
+    write_json({"finished": "2026", "versions": {}, "hardware": {}}, run / "exhibits" / f"{exhibit}.manifest.json")
+    return run
+
+
+def test_what_several_runs_say_is_counted(tmp_path, monkeypatch):
+    runs = [said(tmp_path, f"mini{end}", {"N1": holds, "N4": True}) for end, holds in {"": False, "-1": True, "-2": None}.items()]
+    assert archive.main([str(run) for run in runs[:2]]) == 2, "two are too few"
+    kept = archive.keep_verdicts(runs, tmp_path / "base")
+    counts = archive.archived("base", "verdicts", tmp_path).set_index("claim")
+    assert counts.loc["N1", ["yes", "no", "cannot tell", "n"]].tolist() == [1, 1, 1, 3] and counts.loc["N4", "yes"] == 3
+    assert archive.said_over_runs("neuronft2025/fig1", counts.reset_index()).endswith("N1 in 1 of 3 (1 cannot be told); N4 in 3 of 3")
+    assert pd.read_csv(kept / "by_run.csv").query("claim == 'N1'")["holds"].tolist() == ["no", "yes", "cannot tell"]
+    monkeypatch.setattr(archive, "recipe_digest", lambda recipe: "another world")
+    assert archive.archived("base", "verdicts", tmp_path) is None
+
+
+@pytest.mark.parametrize("change, why", [
+    ({"scorer": "another"}, "its settings are not those of .*scorer.*only the bases may differ"),
+    ({"exhibit": "neuronft2025/fig2"}, "is not both there and in")])
+def test_runs_that_differ_in_more_than_their_bases_are_refused(tmp_path, change, why):
+    runs = [said(tmp_path, f"mini{end}", {"N1": True}) for end in ("", "-1")]
+    with pytest.raises(InputError, match=why):
+        archive.keep_verdicts([*runs, said(tmp_path, "mini-2", {"N1": True}, **change)], tmp_path / "base")
+    assert not (tmp_path / "base").exists()
+
+
+def test_the_profiles_of_other_bases_are_mini_with_other_miniatures():
+    mini = profiles.load_profile("mini").model_dump()
+    for k in range(1, 5):
+        other = profiles.load_profile(f"base-{k}").model_dump()
+        roles = {*mini["beniwal2025"]["models"], *mini["neuronft2025"]["models"]}
+        assert other["models"] == {role: mini["models"][role] | {"model": f"mini:{role}-{k}"} for role in roles}
+        assert {key for key in mini if mini[key] != other[key]} == {"name", "title", "models", "methods"}

@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 
 from ..core import InputError, closest, digest, paper_dir
-from ..papers.exhibits import EXHIBITS, FEWEST, Exhibit
+from ..papers.archive import FEWEST
+from ..papers.exhibits import EXHIBITS, Exhibit
 from ..profiles.profile import Profile
 from ..profiles.stages import settings_digest
 from ..profiles.stages import maker_of

@@ -18,7 +18,7 @@ import pandas as pd
 from ...core import read_json
 from ...models.registry import bases_of, published_role
 from ..claims import verdict, with_interval
-from ..exhibits import FEWEST
+from ..archive import FEWEST
 from . import activations, capability, fluency, mechanism, offsets, toxicity, transfer
 from ...runfolder import has_artifact, load_artifact, run_folder, tuned_models
 
