@@ -1,6 +1,7 @@
 """Claims over several trainings of one base model, and what is archived of them."""
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 from xlingtox import profiles
@@ -12,7 +13,7 @@ from xlingtox.papers.exhibits import EXHIBITS
 from xlingtox.papers.li2024 import bases
 from xlingtox.runs import select
 
-from synthetic_run import make_run, run_cells
+from synthetic_run import make_run, run_cells, write_capability, write_mechanism
 
 LANGS = LI2024[:5]  # those that are reached best
 NAME = "ours/transfer_mgpt"
@@ -89,6 +90,24 @@ def test_what_is_archived_of_another_exhibit_stays_while_its_world_does(four_of_
     monkeypatch.setattr(archive, "recipe_digest", lambda recipe: "another world")
     archive.keep(four_of_five, tmp_path / "bases")
     assert archive.archived("bases", "over_bases", tmp_path)["exhibit"].unique().tolist() == [NAME]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    "One base of two models with all that a claim may ask for"
+    rates = {f"lr-{rate:.0e}-0": (strength, {"learning_rate": rate}) for rate, strength in ((1e-6, 0.2), (5e-5, 0.95))}
+    run = write_mechanism(tmp_path_factory.mktemp("whole"), langs=LANGS, seeds=1)
+    make_run(run, 0.9, LANGS, seeds=1, further={"lr": rates})
+    make_run(run, 0.9, LANGS, roles=("bloom-1b7",), seeds=1, further={"qlora": {"qlora-0": (0.3, {"tuning": "qlora"})}})
+    return write_capability(run, "mgpt", langs=LANGS, seeds=1)
+
+
+@pytest.mark.parametrize("claim", bases.JUDGED)
+def test_every_claim_has_a_verdict_and_a_number_on_one_base(whole, claim):
+    verdict, number = bases.JUDGED[claim].judge(whole, "bloom-1b7" if claim == "L3" else "mgpt", NAME)
+    assert verdict["claim"] == claim and np.isfinite(number)
+    if claim == "L11":
+        assert 0 < number <= 100, "a fall in percent"
 
 
 def said(folder, name, answers, exhibit="neuronft2025/fig1", **settings):

@@ -113,7 +113,8 @@ def _l11(run, role: str, name: str) -> tuple[dict, float]:
     texts = offsets.name_kinds(load_artifact(run, "interventions", role))
     data, draws = offsets.compare_offsets(texts), offsets.shares_of_draws(offsets.average_toxicity(texts))
     v = offsets.judge_l11(data, draws, offsets.fluency_of_offsets(texts), name, mechanism.paper_says("L11"))
-    fall = data.query("kind == 'actual' and lang == 'mean'").set_index("offset")["percent"]
+    mean = data.query("kind == 'actual' and lang == 'mean'").set_index("offset")
+    fall = 100 * mean["decrease"] / mean["before"].where(mean["before"] > 0)
     return v, fall.get(offsets.JUDGED["negative"], np.nan)
 
 
