@@ -110,13 +110,14 @@ def test_every_claim_has_a_verdict_and_a_number_on_one_base(whole, claim):
         assert 0 < number <= 100, "a fall in percent"
 
 
-def said(folder, name, answers, exhibit="neuronft2025/fig1", **settings):
+def said(folder, name, answers, exhibit="neuronft2025/fig1", model=None, **settings):
     "A finished run as far as its verdicts: claim -> whether it holds"
     run = folder / name
-    write_json({"name": name, "models": {"mt5-large": {"model": f"mini:mt5-large{name[4:]}"}}} | settings, run / "profile.json")
+    models = {"mt5-large": {"model": model or f"mini:mt5-large{name[4:]}"}}
+    write_json({"name": name, "models": models, "beniwal2025": {"models": {"mt5-large": {}}}} | settings, run / "profile.json")
     verdicts = [{"exhibit": exhibit, "claim": claim, "holds": holds, "reproduced": f"{claim} in {name}"} for claim, holds in answers.items()]
     write_json({"verdicts": verdicts}, run / "exhibits" / exhibit / "exhibit.json")
-    write_json({"finished": "2026", "versions": {}, "hardware": {}}, run / "exhibits" / f"{exhibit}.manifest.json")
+    write_json({"finished": "2026", "versions": {}, "hardware": {}, "parameters": {}}, run / "exhibits" / f"{exhibit}.manifest.json")
     return run
 
 
@@ -133,13 +134,30 @@ def test_what_several_runs_say_is_counted(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("change, why", [
-    ({"scorer": "another"}, "its settings are not those of .*scorer.*only the bases may differ"),
-    ({"exhibit": "neuronft2025/fig2"}, "is not both there and in")])
+    ({"scorer": "another"}, "its settings are not those of .*scorer.*only bases may differ"),
+    ({"exhibit": "neuronft2025/fig2"}, "is not both there and in"),
+    ({"model": "mini:mt5-large"}, "mini-2: its mt5-large is mini:mt5-large, as in .*mini; each run takes other bases"),
+    ({"model": "google/mt5-large"}, "its mt5-large is google/mt5-large, and no miniature")])
 def test_runs_that_differ_in_more_than_their_bases_are_refused(tmp_path, change, why):
     runs = [said(tmp_path, f"mini{end}", {"N1": True}) for end in ("", "-1")]
     with pytest.raises(InputError, match=why):
         archive.keep_verdicts([*runs, said(tmp_path, "mini-2", {"N1": True}, **change)], tmp_path / "base")
     assert not (tmp_path / "base").exists()
+
+
+def test_an_archive_is_changed_whole_or_not_at_all_and_never_from_a_changed_run(tmp_path, monkeypatch):
+    runs = [said(tmp_path, f"mini{end}", {"N1": True}) for end in ("", "-1", "-2")]
+    kept = archive.keep_verdicts(runs, tmp_path / "base")
+    before = {file.name: file.read_bytes() for file in kept.iterdir()}
+    said(tmp_path, "mini-1", {"N1": False})
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
+        patch.setattr(archive, "write_json", lambda *a: (_ for _ in ()).throw(OSError("no space")))
+        archive.keep_verdicts(runs, tmp_path / "base")
+    manifest = runs[0] / "exhibits/neuronft2025/fig1.manifest.json"
+    write_json(json.loads(manifest.read_text()) | {"sha256": "of something else", "bytes": 1}, manifest)
+    with pytest.raises(InputError, match="fig1: is not what its manifest says"):
+        archive.keep_verdicts(runs, tmp_path / "base")
+    assert {file.name: file.read_bytes() for file in kept.iterdir()} == before
 
 
 def test_the_profiles_of_other_bases_are_mini_with_other_miniatures():

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core import InputError, assets, read_json, read_table, write_json, write_table
+from ..core import InputError, assets, atomic_path, read_json, read_table, write_json, write_table
 from ..models.miniatures import RECIPES, recipe_digest
 from ..streams import lenient_streams
-from ..runfolder import run_folder
+from ..runfolder import damaged, run_folder
 
 # %% ../../nbs/09_papers/01_archive.ipynb #c005
 TABLES = ("over_bases", "by_base", "transfer")  # of an exhibit over bases
@@ -51,17 +51,33 @@ def _manifest(run: Path, before: dict) -> dict:
     return {"profile": run.name, "recipes": before.get("recipes", {}) | _recipes(run)} | {
         key: last[key] for key in ("finished", "versions", "hardware")}
 
+
+def _whole(run: str | Path) -> Path:
+    "The folder of a run in which everything is what its manifest says"
+    run = run_folder(run)
+    if broken := damaged(run):
+        raise InputError(broken[0])
+    return run
+
+
+def _write(folder: Path, tables: dict[str, pd.DataFrame], manifest: dict):
+    "Write an archive, whole or not at all"
+    with atomic_path(folder) as temporary:
+        for name, table in tables.items():
+            write_table(table, temporary / f"{name}.csv")
+        write_json(manifest, temporary / "manifest.json")
+
 # %% ../../nbs/09_papers/01_archive.ipynb #20f0ab7c
 def keep(
     run: str | Path,  # the folder of a finished run
     folder: str | Path | None = None,  # where to; the package's own when None
 ) -> Path:
     "Put the results over bases of a run into the archive"
-    run = run_folder(run)
+    run = _whole(run)
     exhibits = _exhibits(run)
     if not exhibits:
         raise InputError(f"{run}: has no exhibit over bases")
-    folder = Path(folder or assets() / "archive" / run.name)
+    folder, tables = Path(folder or assets() / "archive" / run.name), {}
     before, new = _current(folder), {f"ours/{path.name}": path for path in exhibits}
     for name in TABLES:
         parts = [read_table(path / f"{name}.csv").assign(exhibit=exhibit)
@@ -70,8 +86,8 @@ def keep(
             table = read_table(folder / f"{name}.csv")
             parts.insert(0, table[~table["exhibit"].isin(new)])
         if parts:
-            write_table(pd.concat(parts, ignore_index=True), folder / f"{name}.csv")
-    write_json(_manifest(run, before), folder / "manifest.json")
+            tables[name] = pd.concat(parts, ignore_index=True)
+    _write(folder, tables, _manifest(run, before))
     return folder
 
 # %% ../../nbs/09_papers/01_archive.ipynb #c008
@@ -114,27 +130,39 @@ def _verdicts(run: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["exhibit", "claim", "run", "holds", "reproduced"])
 
 
-def _but_bases(run: Path) -> dict:
-    "The settings of a run that these papers read, without which miniature stands for which model"
+def _bases(run: Path) -> tuple[dict, dict]:
+    "The settings of a run that these papers read, without which miniature stands for which model; and that"
     profile = read_json(run / "profile.json")
     roles = {role for paper in _OVER_RUNS for role in (profile.get(paper) or {}).get("models", ())}
-    models = {role: {**model, "model": None} for role, model in profile["models"].items() if role in roles}
+    models = {role: dict(model) for role, model in profile["models"].items() if role in roles}
+    took = {role: model.pop("model") for role, model in models.items()}
     unread = ("name", "title", "leave_out", "methods")
-    return {key: value for key, value in profile.items() if key not in unread} | {"models": models}
+    return {key: value for key, value in profile.items() if key not in unread} | {"models": models}, took
+
+# %% ../../nbs/09_papers/01_archive.ipynb #v007
+def _check_bases(runs: list[Path], took: list[dict]):
+    "Each run took another miniature for each model"
+    for i, (run, own) in enumerate(zip(runs, took, strict=True)):
+        for role, model in own.items():
+            if model.partition(":")[2] not in RECIPES:
+                raise InputError(f"{run}: its {role} is {model}, and no miniature")
+            if as_in := [other for other, its in zip(runs[:i], took, strict=False) if its[role] == model]:
+                raise InputError(f"{run}: its {role} is {model}, as in {as_in[0]}; each run takes other bases")
 
 
 def _check_alike(runs: list[Path], verdicts: list[pd.DataFrame]):
     "The runs are of one profile, and made the same exhibits, each with other bases; `InputError` otherwise"
     if len({run.name for run in runs}) < max(len(runs), FEWEST):
         raise InputError(f"{len(runs)} runs: to say something over bases takes {FEWEST}, each with another name")
-    for run, said in zip(runs, verdicts, strict=True):
-        if (own := _but_bases(run)) != (first := _but_bases(runs[0])):
-            different = next(key for key in sorted({*first, *own}) if own.get(key) != first.get(key))
-            raise InputError(f"{run}: its settings are not those of {runs[0]} ({different}); only the bases may differ")
+    settings, took = zip(*map(_bases, runs), strict=True)
+    for run, own, said in zip(runs, settings, verdicts, strict=True):
+        if different := [key for key in sorted({*settings[0], *own}) if own.get(key) != settings[0].get(key)]:
+            raise InputError(f"{run}: its settings are not those of {runs[0]} ({different[0]}); only bases may differ")
         if lacking := sorted(set(verdicts[0]["exhibit"]) ^ set(said["exhibit"])):
             raise InputError(f"{run}: {lacking[0]} is not both there and in {runs[0]}; run what is missing")
     if verdicts[0].empty:
         raise InputError(f"{runs[0]}: no exhibit of {' or '.join(_OVER_RUNS)} is there")
+    _check_bases(runs, took)
 
 # %% ../../nbs/09_papers/01_archive.ipynb #v003
 def keep_verdicts(
@@ -142,7 +170,7 @@ def keep_verdicts(
     folder: str | Path | None = None,  # where to; the package's own when None
 ) -> Path:
     "Put what several runs say of the claims of the papers on supervised and neuron-level tuning into the archive"
-    runs = [run_folder(run) for run in runs]
+    runs = [_whole(run) for run in runs]
     said = [_verdicts(run) for run in runs]
     _check_alike(runs, said)
     folder, table = Path(folder or assets() / "archive" / "base"), pd.concat(said, ignore_index=True)
@@ -152,10 +180,9 @@ def keep_verdicts(
     last = [read_json(path) for run in runs for paper in _OVER_RUNS
             for path in run.glob(f"exhibits/{paper}/*.manifest.json")]
     about = max(last, key=lambda manifest: manifest["finished"])
-    write_table(table, folder / "by_run.csv")
-    write_table(counts.assign(n=len(runs)), folder / "verdicts.csv")
-    write_json({"runs": [run.name for run in runs], "recipes": recipes} | {
-        key: about[key] for key in ("finished", "versions", "hardware")}, folder / "manifest.json")
+    _write(folder, {"by_run": table, "verdicts": counts.assign(n=len(runs))},
+           {"runs": [run.name for run in runs], "recipes": recipes} | {
+               key: about[key] for key in ("finished", "versions", "hardware")})
     return folder
 
 # %% ../../nbs/09_papers/01_archive.ipynb #v005
