@@ -41,6 +41,14 @@ def test_a_claim_holds_over_bases_when_it_holds_in_four_of_five(four_of_five):
     assert low < falls.mean() < high and high - low > 50, "one base that does not move widens the interval over bases"
 
 
+def test_where_no_toxicity_falls_no_four_languages_are_the_least_reduced(tmp_path):
+    "A number for them would be that of the languages that happen to come first"
+    run = make_run(tmp_path, 0, LI2024[:8], roles=bases_of("mgpt")[:3], seeds=1)
+    rows = bases.verdicts_by_base(run, "mgpt", ["L1", "L13", "L14"], NAME).set_index("claim")
+    assert rows.loc["L1", "value"].eq(0).all() and rows.loc[["L13", "L14"], "value"].isna().all()
+    assert not rows["holds"].any()
+
+
 def test_three_of_five_are_too_few(four_of_five, tmp_path):
     rows = bases.verdicts_by_base(four_of_five, "mgpt", ["L1"], NAME)
     rows["holds"] = [True, True, True, None, False]

@@ -119,6 +119,47 @@ def _take(state, rows):
         state["encoder_outputs"] = (state["encoder_outputs"][0][rows],)
     return state
 
+# %% ../../nbs/04_generation/01_engine.ipynb #3f9b6e52
+@functools.cache
+def _roomy_layer():
+    "A layer of a cache with room for tokens to come: one that is added moves none of the others"
+    import torch
+    from transformers.cache_utils import DynamicLayer
+
+    class RoomyLayer(DynamicLayer):
+        def __init__(self, layer, n):
+            super().__init__()
+            self.lazy_initialization(layer.keys, layer.values)
+            self.room = [torch.nn.functional.pad(x, (0, 0, 0, n)) for x in (layer.keys, layer.values)]
+            self._show(layer.get_seq_length())
+
+        def _show(self, length):
+            self.keys, self.values = (x[..., :length, :] for x in self.room)
+
+        def update(self, keys, values, *args, **kwargs):
+            start = self.get_seq_length()
+            for room, new in zip(self.room, (keys, values), strict=True):
+                room[..., start : start + new.shape[-2], :] = new
+            self._show(start + keys.shape[-2])
+            return self.keys, self.values
+
+        def reorder_cache(self, rows):
+            self.room = [x.index_select(0, rows.to(x.device)) for x in self.room]
+            self._show(self.get_seq_length())
+
+    return RoomyLayer
+
+
+def _with_room(state, n: int):
+    "The state, whose cache has room for n tokens more in each layer that keeps all of them"
+    from transformers.cache_utils import DynamicLayer
+
+    if "past_key_values" in state:
+        cache = state["past_key_values"]
+        cache.layers = [_roomy_layer()(layer, n) if type(layer) is DynamicLayer and layer.get_seq_length() else layer
+                        for layer in cache.layers]
+    return state
+
 # %% ../../nbs/04_generation/01_engine.ipynb #b002
 def _seen(tokens, mask, n: int):
     "Which of `n` tokens of the vocabulary each row has, padding left out, [rows, n]"
@@ -147,7 +188,8 @@ def _continue(model, tokens, state, u, n: int, end: int, pad: int, k: int, seen=
     rows, live = each.repeat_interleave(k), torch.arange(len(tokens) * k, device=tokens.device)
     written, least = tokens.new_full((len(rows), n), pad), min(4, len(rows))
     parents = _filled(each, least)
-    tokens, state, seen = _filled(tokens, least), _take(state, parents), None if seen is None else seen[parents]
+    state = _with_room(_take(state, parents), n)
+    tokens, seen = _filled(tokens, least), None if seen is None else seen[parents]
     for step in range(n):
         logits, state = _expect(model, tokens, state)
         logits = logits if seen is None else _penalised(logits, seen, penalty)

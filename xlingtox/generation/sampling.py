@@ -36,21 +36,18 @@ def sample_uniforms(
     return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little"))).random((k, n))
 
 # %% ../../nbs/04_generation/00_sampling.ipynb #ac6f4cde
-_WIDE = 2**15  # tokens; a smaller vocabulary is searched as a whole
-
-
 def _most_probable(p, width: int):
     "The largest probabilities of each row, in falling order, and the ids of their tokens, [n, width] each"
     import torch
 
     n = p.shape[-1]
-    block = 2 ** round(math.log2(max(1, n / width)) / 2)
-    if n < _WIDE or block == 1:
+    block = 2 ** int(math.log2(max(1, n / width)) / 2)
+    if block < 8:  # so few tokens are searched as a whole
         return p.topk(min(width, n), dim=-1)
-    whole = n // block * block
-    best = p[:, :whole].unflatten(-1, (-1, block)).amax(-1).topk(width, dim=-1).indices
-    ids = (best[..., None] * block + torch.arange(block, device=p.device)).flatten(1)
-    rest = torch.arange(whole, n, device=p.device).expand(len(p), -1)  # what is left of a block at the end
+    step = n // block
+    best = p[:, : block * step].unflatten(-1, (block, step)).amax(1).topk(width, dim=-1).indices
+    ids = (best[:, None] + step * torch.arange(block, device=p.device)[:, None]).flatten(1)
+    rest = torch.arange(block * step, n, device=p.device).expand(len(p), -1)  # what is in no block
     ids = torch.cat([ids, rest], 1)
     found, place = p.gather(1, ids).topk(width, dim=-1)
     return found, ids.gather(1, place)

@@ -140,9 +140,10 @@ def _l13(run, role: str, name: str) -> tuple[dict, float]:
 
 
 def _l14(run, role: str, name: str) -> tuple[dict, float]:
-    "The mean retrieval accuracy of the four least reduced languages minus that of all"
+    "The mean retrieval accuracy of the four least reduced languages minus that of all, missing if all fall alike"
     data = _transfer(run, role)[0].dropna(subset=["percent", "accuracy"])
-    least = data.nsmallest(4, "percent")["accuracy"].mean()
+    alike = data["percent"].nunique() == 1
+    least = np.nan if alike else data.nsmallest(4, "percent")["accuracy"].mean()
     given = _l13(run, role, name)[0]["holds"]
     return transfer.judge_l14(data, given, published_role(role), name), least - data["accuracy"].mean()
 

@@ -231,7 +231,8 @@ def judge_l9(
 ) -> dict:  # of `verdict`
     """L9: toxic value vectors promote tokens of several languages
 
-    Holds: they are more toxic than random vectors; two toxic tokens of one differ in language half the time or more.
+    Holds: they are more toxic than random vectors; two toxic tokens of one differ in language half
+    the time or more, by the low end of the interval.
     Fails: the toxic tokens of each are of one language, strays aside, or no more than a random vector has.
     """
     from scipy.stats import mannwhitneyu
