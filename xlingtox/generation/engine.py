@@ -154,10 +154,11 @@ def _with_room(state, n: int):
     "The state, whose cache has room for n tokens more in each layer that keeps all of them"
     from transformers.cache_utils import DynamicLayer
 
-    if "past_key_values" in state:
-        cache = state["past_key_values"]
-        cache.layers = [_roomy_layer()(layer, n) if type(layer) is DynamicLayer and layer.get_seq_length() else layer
-                        for layer in cache.layers]
+    read = state.get("past_key_values")
+    for cache in getattr(read, "caches", [read]):  # an ensemble has those of its readers
+        if layers := getattr(cache, "layers", None):
+            cache.layers = [_roomy_layer()(layer, n) if type(layer) is DynamicLayer and layer.get_seq_length() else layer
+                            for layer in layers]
     return state
 
 # %% ../../nbs/04_generation/01_engine.ipynb #b002
