@@ -157,8 +157,8 @@ def _with_room(state, n: int):
     read = state.get("past_key_values")
     for cache in getattr(read, "caches", [read]):  # an ensemble has those of its readers
         if layers := getattr(cache, "layers", None):
-            cache.layers = [_roomy_layer()(layer, n) if type(layer) is DynamicLayer and layer.get_seq_length() else layer
-                            for layer in layers]
+            cache.layers = [_roomy_layer()(layer, n) if type(layer) is DynamicLayer and layer.get_seq_length()
+                            else layer for layer in layers]
     return state
 
 # %% ../../nbs/04_generation/01_engine.ipynb #b002
