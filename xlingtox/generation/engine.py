@@ -120,45 +120,46 @@ def _take(state, rows):
     return state
 
 # %% ../../nbs/04_generation/01_engine.ipynb #3f9b6e52
+_ROOM = 8  # tokens
+
+
 @functools.cache
 def _roomy_layer():
-    "A layer of a cache with room for tokens to come: one that is added moves none of the others"
+    "A layer of a cache that adds tokens in place, and makes room for some more where there is none"
     import torch
     from transformers.cache_utils import DynamicLayer
 
     class RoomyLayer(DynamicLayer):
-        def __init__(self, layer, n):
+        def __init__(self, layer):
             super().__init__()
             self.lazy_initialization(layer.keys, layer.values)
-            self.room = [torch.nn.functional.pad(x, (0, 0, 0, n)) for x in (layer.keys, layer.values)]
-            self._show(layer.get_seq_length())
-
-        def _show(self, length):
-            self.keys, self.values = (x[..., :length, :] for x in self.room)
+            self.keys, self.values, self.room, self.shown = layer.keys, layer.values, [], None
 
         def update(self, keys, values, *args, **kwargs):
-            start = self.get_seq_length()
+            start, end = self.get_seq_length(), self.get_seq_length() + keys.shape[-2]
+            moved = self.keys is not self.shown  # by whatever chose, repeated or cut its rows
+            if moved or end > self.room[0].shape[-2]:
+                more = end - start + _ROOM
+                self.room = [torch.nn.functional.pad(x, (0, 0, 0, more)) for x in (self.keys, self.values)]
             for room, new in zip(self.room, (keys, values), strict=True):
-                room[..., start : start + new.shape[-2], :] = new
-            self._show(start + keys.shape[-2])
+                room[..., start:end, :] = new
+            self.keys, self.values = (room[..., :end, :] for room in self.room)
+            self.shown = self.keys
             return self.keys, self.values
-
-        def reorder_cache(self, rows):
-            self.room = [x.index_select(0, rows.to(x.device)) for x in self.room]
-            self._show(self.get_seq_length())
 
     return RoomyLayer
 
 
-def _with_room(state, n: int):
-    "The state, whose cache has room for n tokens more in each layer that keeps all of them"
+def _with_room(state):
+    "The state, whose cache adds tokens in place in each layer that keeps all of them"
     from transformers.cache_utils import DynamicLayer
 
     read = state.get("past_key_values")
     for cache in getattr(read, "caches", [read]):  # an ensemble has those of its readers
-        if layers := getattr(cache, "layers", None):
-            cache.layers = [_roomy_layer()(layer, n) if type(layer) is DynamicLayer and layer.get_seq_length()
-                            else layer for layer in layers]
+        layers = getattr(cache, "layers", [])
+        for i, layer in enumerate(layers):
+            if type(layer) is DynamicLayer and layer.get_seq_length():
+                layers[i] = _roomy_layer()(layer)
     return state
 
 # %% ../../nbs/04_generation/01_engine.ipynb #b002
@@ -189,7 +190,7 @@ def _continue(model, tokens, state, u, n: int, end: int, pad: int, k: int, seen=
     rows, live = each.repeat_interleave(k), torch.arange(len(tokens) * k, device=tokens.device)
     written, least = tokens.new_full((len(rows), n), pad), min(4, len(rows))
     parents = _filled(each, least)
-    state = _with_room(_take(state, parents), n)
+    state = _with_room(_take(state, parents))
     tokens, seen = _filled(tokens, least), None if seen is None else seen[parents]
     for step in range(n):
         logits, state = _expect(model, tokens, state)

@@ -41,7 +41,7 @@ def _most_probable(p, width: int):
     import torch
 
     n = p.shape[-1]
-    block = 2 ** int(math.log2(max(1, n / width)) / 2)
+    block = 2 ** round(math.log2(max(1, n / width)) / 2)
     if block < 8:  # so few tokens are searched as a whole
         return p.topk(min(width, n), dim=-1)
     step = n // block

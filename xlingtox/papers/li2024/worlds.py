@@ -77,11 +77,13 @@ def carriers_by_base(
     table: pd.DataFrame,  # of `with_traits`
 ) -> pd.DataFrame:  # `carrier slope low high bases`
     "The same with slopes of its own for each base: their mean and 95% interval, the base as a random effect"
-    table = table.dropna(subset=["percent", *CARRIERS])
+    table = table.dropna(subset=["percent", *CARRIERS]).reset_index(drop=True)
     z = (table[list(CARRIERS)] - table[list(CARRIERS)].mean()) / table[list(CARRIERS)].std()
-    slopes = [np.linalg.lstsq(z.loc[of.index].assign(one=1.0), of["percent"], rcond=None)[0][:-1]
-              for _, of in table.groupby("base")]
-    rows = [(title, *over_bases(values)) for title, values in zip(CARRIERS.values(), np.transpose(slopes), strict=True)]
+    fits = [np.linalg.lstsq(z.loc[of.index].assign(one=1.0), of["percent"], rcond=None)
+            for _, of in table.groupby("base")]
+    slopes = [fit[0][:-1] for fit in fits if fit[2] > len(CARRIERS)]  # else they are not told apart
+    columns = np.reshape(slopes, (-1, len(CARRIERS))).T
+    rows = [(title, *over_bases(values)) for title, values in zip(CARRIERS.values(), columns, strict=True)]
     return pd.DataFrame(rows, columns=["carrier", "slope", "low", "high"]).assign(bases=len(slopes))
 
 # %% ../../../nbs/09_papers/05_li2024/10_worlds.ipynb #c014
