@@ -9,7 +9,7 @@ from xlingtox.metrics import perplexity
 from xlingtox.representations import sentence_representations
 from xlingtox.tuning import adapter
 
-SIZES = [2**15, 2**15 + 1, 40_007, 100_000]  # from here on blocks are searched; whole blocks, one token more, and any number
+SIZES = [2**11, 2**11 + 1, 6_000, 40_007, 100_000]  # around where blocks are searched, whole blocks, and any number of tokens
 
 
 def plainly(logits, u, temperature, top_p):

@@ -21,10 +21,11 @@ from ..streams import lenient_streams
 from ..runfolder import run_folder
 
 # %% ../../nbs/11_runs/12_stored.ipynb #c005
-def _cells(notebook: Path, run: str | Path | None = None) -> dict[str, dict]:
-    "The code cells of a notebook, by id; where its run lies is left out"
+def _cells(notebook: Path) -> dict[str, dict]:
+    "The code cells of a notebook, by id; where the run lay in which it was executed is left out"
     text = notebook.read_text(encoding="utf-8")
-    text = text.replace(str(run_folder(run).resolve()), "runs/mini") if run else text
+    run = json.loads(text)["metadata"].get("papermill", {}).get("parameters", {}).get("run", "")
+    text = text.replace(run, "runs/mini") if Path(run).is_absolute() else text
     cells = json.loads(text)["cells"]
     return {cell["id"]: cell for cell in cells if cell["cell_type"] == "code"}
 
@@ -66,7 +67,7 @@ def store(
     for name, path in exhibit_notebooks().items():
         executed = run_folder(run) / "notebooks" / f"{name}.ipynb"
         if executed.exists():
-            notebook = with_outputs(json.loads(path.read_text(encoding="utf-8")), _cells(executed, run))
+            notebook = with_outputs(json.loads(path.read_text(encoding="utf-8")), _cells(executed))
             with atomic_path(path) as temporary:
                 text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True)
                 Path(temporary).write_text(text + "\n", encoding="utf-8")
@@ -115,7 +116,7 @@ def compare(
         executed = run_folder(run) / "notebooks" / f"{name}.ipynb"
         if not executed.exists() or only and name not in only:
             continue
-        there = _cells(executed, run)
+        there = _cells(executed)
         for key, cell in _cells(path).items():
             for stored, found in zip(_texts(cell), _texts(there.get(key, {"outputs": []})), strict=False):
                 n += 1

@@ -42,6 +42,12 @@ CARRIERS = {"accuracy": "alignment with English", "latin": "Latin script", "shar
             "cognates": "words spelt as in English"}
 
 
+def _comparable(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    "The rows that have all traits, and those traits in standard deviations"
+    table = table.dropna(subset=["percent", *CARRIERS]).reset_index(drop=True)
+    return table, (table[list(CARRIERS)] - table[list(CARRIERS)].mean()) / table[list(CARRIERS)].std()
+
+
 def carriers(
     table: pd.DataFrame,  # of `with_traits`
 ) -> pd.DataFrame:  # `carrier slope low high p n bases`
@@ -50,8 +56,7 @@ def carriers(
 
     from statsmodels.regression.mixed_linear_model import MixedLM
 
-    table = table.dropna(subset=["percent", *CARRIERS])
-    z = (table[list(CARRIERS)] - table[list(CARRIERS)].mean()) / table[list(CARRIERS)].std()
+    table, z = _comparable(table)
     fixed = z.assign(one=1.0)
     random = {name: pd.get_dummies(table[name]).to_numpy(float) for name in ("lang", "base")}
     with warnings.catch_warnings():
@@ -77,8 +82,7 @@ def carriers_by_base(
     table: pd.DataFrame,  # of `with_traits`
 ) -> pd.DataFrame:  # `carrier slope low high bases`
     "The same with slopes of its own for each base: their mean and 95% interval, the base as a random effect"
-    table = table.dropna(subset=["percent", *CARRIERS]).reset_index(drop=True)
-    z = (table[list(CARRIERS)] - table[list(CARRIERS)].mean()) / table[list(CARRIERS)].std()
+    table, z = _comparable(table)
     fits = [np.linalg.lstsq(z.loc[of.index].assign(one=1.0), of["percent"], rcond=None)
             for _, of in table.groupby("base")]
     slopes = [fit[0][:-1] for fit in fits if fit[2] > len(CARRIERS)]  # else they are not told apart
