@@ -8,6 +8,7 @@ import torch
 from xlingtox import babel, generation, mechanism
 from xlingtox.core import InputError
 from xlingtox.generation import engine
+from xlingtox.generation.cache import cache_name
 
 CAUSAL = ["gpt2", "bloom", "llama", "cohere"]
 
@@ -205,8 +206,8 @@ def test_the_tree_of_samples_writes_what_the_library_writes(architecture, nucleu
         drawn = Drawn(torch.tensor(uniforms.reshape(-1, n), dtype=torch.float32), **nucleus)
         read = {}
         if not model.config.is_encoder_decoder:  # the last token read by itself, or rounding differs
-            read["past_key_values"] = engine._prompt_cache(model, inputs)
-            read["past_key_values"].batch_repeat_interleave(k)
+            read[name := cache_name(model)] = engine._prompt_cache(model, inputs)
+            read[name].batch_repeat_interleave(k)
         out = model.generate(**{name: t.repeat_interleave(k, 0) for name, t in inputs.items()}, **read, max_new_tokens=n, do_sample=False,
                              logits_processor=[drawn], pad_token_id=0, eos_token_id=tokenizer.eos_token_id)
         return out[:, 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]:]

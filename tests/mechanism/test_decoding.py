@@ -1,5 +1,7 @@
 """Several readers as one model on every architecture: the formulas, the loops of generation and perplexity, and what cannot be combined."""
+import inspect
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -7,6 +9,7 @@ import pytest
 import torch
 from xlingtox import babel, generation, metrics
 from xlingtox.core import InputError
+from xlingtox.generation.cache import cache_name, output_cache
 from xlingtox.mechanism.decoding import TOXICITY, debiased, dexperts, self_debiasing
 from xlingtox.metrics.fluency import context_and_target
 
@@ -133,6 +136,26 @@ def test_texts_of_another_strength_are_not_taken_for_its_own(architecture, three
     for way in ways:
         fresh = generation.generate(way, toy_tokenizer, prompts, "m", **options)
         assert generation.generate(way, toy_tokenizer, prompts, "m", parts=tmp_path / "parts", **options).equals(fresh)
+
+
+@pytest.mark.parametrize("called, named", [("cache", True), ("past_key_values", True), ("past_key_values", False)])
+def test_a_cache_of_any_name_is_remembered(called, named, three, toy_tokenizer, monkeypatch):
+    "transformers 5.24 has renamed it, and a wrapper such as peft's takes it without naming it"
+    base, expert, _ = three("llama")
+    ensembles = [dexperts(base, expert), self_debiasing(base, toy_tokenizer, PREFIXES, 50.0)]
+    prompts = babel.prompts(["en", "de"], 3)
+    write = lambda: [generation.generate(e, toy_tokenizer, prompts, "m", k=2, max_new_tokens=6)["text"].tolist() for e in ensembles]  # noqa: E731
+    expected, forward, own = write(), type(base).forward, cache_name(base)
+
+    def renamed(model, **given):
+        out = forward(model, **{own if name == called else name: value for name, value in given.items()})
+        return SimpleNamespace(logits=out.logits, **{called: output_cache(out)})
+
+    known = inspect.signature(forward)
+    renamed.__signature__ = known.replace(parameters=[
+        p.replace(name=called) if p.name == own else p for p in known.parameters.values() if named or p.name != own])
+    monkeypatch.setattr(type(base), "forward", renamed)
+    assert write() == expected
 
 
 def test_beams_and_completions_run_on_it(three, toy_tokenizer):

@@ -96,6 +96,21 @@ def test_it_grows_part_by_part_and_is_of_one_model(run, tmp_path):
     assert set(read_json(evidence.keep_evidence(run, tmp_path) / "manifest.json")["exhibits"]) == set(EXHIBITS)
 
 
+def test_a_machine_is_told_once_and_a_gpu_is_no_laptop(run, tmp_path):
+    "Jobs of one machine differ in the memory that they took"
+    files, gpu = [run / "data/choice.parquet.manifest.json", run / "data/cross.parquet.manifest.json"], "H100"
+    machine = {"cores": 16, "gpu": gpu, "memory_gib": 126.0}
+    try:
+        for peak, file in enumerate(files):
+            write_json({"seconds": 1.0, "hardware": machine | {"peak_memory_gib": peak}}, file)
+        about = read_json(evidence.keep_evidence(run, tmp_path) / "manifest.json")
+        assert [m for m in about["machines"] if m["gpu"] == gpu] == [machine]
+        assert evidence.evidence_column("laptop", tmp_path)["title"] == "Real 6e-06 M on a GPU"
+    finally:
+        for file in files:
+            file.unlink()
+
+
 def test_a_run_of_miniatures_is_no_evidence(tmp_path, capsys):
     make_run(tmp_path / "mini", 0.9, LANGS[:3], n_prompts=10, seeds=1)
     write_json({"name": "mini", "title": "", "scorer": "lexicon:babel", "judge": {"model": "mini:judge"}, "models": {"mgpt": {"model": "mini:mgpt"}}},
@@ -142,6 +157,7 @@ def test_the_workflow_says_it_and_never_fails_of_it(run, archive, monkeypatch, t
 
 
 def test_the_report_has_it_as_a_column(run, archive, monkeypatch, tmp_path):
+    monkeypatch.setattr(evidence, "evidence_dir", lambda: tmp_path / "none")
     without = report.build_report(run, tmp_path / "without")
     monkeypatch.setattr(evidence, "evidence_dir", lambda: archive.parent)
     with_it = report.build_report(run, tmp_path / "with")
@@ -152,7 +168,8 @@ def test_the_report_has_it_as_a_column(run, archive, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("left_out, thirds, limited", [(0.7, 0.6, True), (0.85, 0.6, True), (0.7, 0.9, True), (0.85, 0.9, False)])
-def test_a_pilot_is_called_one_until_its_card_is_good(run, tmp_path, left_out, thirds, limited):
+def test_a_pilot_is_called_one_until_its_card_is_good(run, monkeypatch, tmp_path, left_out, thirds, limited):
+    monkeypatch.setattr(evidence, "evidence_dir", lambda: tmp_path / "none")
     write_table(card(left_out, thirds), run / "scorer_card/all.parquet")
     try:
         pages = [path.read_text() for path in report.build_report(run, tmp_path / "report").parent.glob("*.html")]

@@ -14,10 +14,12 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 from fastcore.basics import patch
 
 from ..core import InputError
+from ..generation.cache import cache_name, output_cache
 from .edits import check_strength
 
 # %% ../../nbs/08_mechanism/11_decoding.ipynb #g002
@@ -66,15 +68,16 @@ def lengthened(self: _Reader, ids, mask, first: bool = True) -> tuple:
 # %% ../../nbs/08_mechanism/11_decoding.ipynb #g008
 def _given(model, inputs: dict) -> dict:
     "The inputs that a model takes, where it is"
-    taken = inspect.signature(model.forward).parameters
-    there = {name: value for name, value in inputs.items() if name in taken and value is not None}
+    taken, cache = inspect.signature(model.forward).parameters, cache_name(model)
+    named = {cache if name == "cache" else name: value for name, value in inputs.items()}
+    there = {name: value for name, value in named.items() if value is not None and (name in taken or name == cache)}
     return {name: value.to(model.device) if hasattr(value, "device") else value for name, value in there.items()}
 
 
 @patch
 def read(self: _Reader, input_ids, attention_mask, position_ids, **inputs):
-    "What the model puts out for some tokens of each text, `past_key_values` among the inputs"
-    first = inputs["past_key_values"] is None
+    "What the model puts out for some tokens of each text, `cache` among the inputs"
+    first = inputs["cache"] is None
     ids, mask = self.lengthened(input_ids, attention_mask, first)
     if self.prefix:
         positions = None if mask is None else (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1]:]
@@ -241,32 +244,31 @@ def _encoded(self: Ensemble, packed, mask) -> list[dict]:
 def _outputs(self: Ensemble, input_ids, attention_mask, position_ids, encoder_outputs, caches, more: dict) -> list:
     "What each reader's model puts out"
     if not self.config.is_encoder_decoder:
-        return [reader.read(input_ids, attention_mask, position_ids, past_key_values=cache, **more)
+        return [reader.read(input_ids, attention_mask, position_ids, cache=cache, **more)
                 for reader, cache in zip(self.readers, caches, strict=True)]
     if encoder_outputs is None:
         encoder_outputs = self.get_encoder()(input_ids, attention_mask)
     told = zip(self.readers, self._encoded(encoder_outputs[0], attention_mask), caches, strict=True)
-    return [reader.model(**_given(reader.model, {**inputs, "past_key_values": cache, **more}))
+    return [reader.model(**_given(reader.model, {**inputs, "cache": cache, **more}))
             for reader, inputs, cache in told]
 
 # %% ../../nbs/08_mechanism/11_decoding.ipynb #g025
 @patch
-def forward(self: Ensemble, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None,
+def forward(self: Ensemble, input_ids=None, attention_mask=None, position_ids=None, cache=None,
             encoder_outputs=None, decoder_input_ids=None, use_cache=None, logits_to_keep=0):
     "Combined logits and the caches of all readers; a mask is needed where an encoder reads"
     import torch
-    from transformers.modeling_outputs import CausalLMOutputWithPast
 
     if self.config.is_encoder_decoder and attention_mask is None:
         attention_mask = torch.ones_like(input_ids)
-    caches = [None] * len(self.readers) if past_key_values is None else past_key_values.caches
+    caches = [None] * len(self.readers) if cache is None else cache.caches
     more = {"decoder_input_ids": decoder_input_ids, "use_cache": use_cache, "logits_to_keep": logits_to_keep}
     found = self._outputs(input_ids, attention_mask, position_ids, encoder_outputs, caches, more)
-    logits, kept = found[0].logits, [out.past_key_values for out in found]
+    logits, kept = found[0].logits, [output_cache(out) for out in found]
     if len(found) > 1:
         wide = [out.logits[:, -logits.shape[1]:].to(logits.device, torch.float32) for out in found]
         logits = self.combine(wide)
-    return CausalLMOutputWithPast(logits=logits, past_key_values=None if kept[0] is None else _Caches(kept))
+    return SimpleNamespace(logits=logits, cache=None if kept[0] is None else _Caches(kept))
 
 
 Ensemble.__call__ = Ensemble.forward

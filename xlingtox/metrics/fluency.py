@@ -17,7 +17,7 @@ from collections import Counter
 import numpy as np
 
 from ..core import InputError
-from ..generation.engine import cache_of
+from ..generation.cache import cache_name, cache_of
 from ..generation.tokens import token_rows, whole_letters
 
 # %% ../../nbs/07_metrics/03_fluency.ipynb #a001
@@ -124,7 +124,7 @@ def _causal_nll_shared(model, contexts, targets, batch_size):
             cache = copy.deepcopy(read)
             cache.batch_select_indices(torch.tensor(numbers, device=model.device))
             ids = _padded([contexts[i][-1:] + targets[i][:-1] for i in rows], None, model.device)
-            logits = model(input_ids=ids, past_key_values=cache, use_cache=True).logits
+            logits = model(input_ids=ids, use_cache=True, **{cache_name(model): cache}).logits
             result[rows] = _nll(logits, _padded([targets[i] for i in rows], -100, model.device))
     return result
 

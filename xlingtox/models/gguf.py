@@ -12,6 +12,7 @@ import contextlib
 import functools
 import hashlib
 import importlib.util
+import itertools
 import math
 import struct
 from pathlib import Path
@@ -142,8 +143,8 @@ def _spelt(token: str) -> str:
 def _misfit(tokenizer, values: dict) -> str:
     "Where a tokenizer is at odds with a file's own list of tokens; empty where it agrees"
     listed = values.get("tokenizer.ggml.tokens", [])
-    for i, token in enumerate(listed):
-        made = tokenizer.convert_ids_to_tokens(i) if i < len(tokenizer) else None
+    known = tokenizer.convert_ids_to_tokens(list(range(min(len(listed), len(tokenizer)))))
+    for i, (token, made) in enumerate(itertools.zip_longest(listed, known)):
         if made is None or _spelt(made) != _spelt(token):
             return f"its token {i} is {token!r} in the file and {made!r} in the tokenizer"
     for there, here in _SPECIAL.items():

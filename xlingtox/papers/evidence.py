@@ -136,8 +136,9 @@ def _work(run: Path) -> dict[str, dict]:  # stage -> artifacts, seconds; and mac
             of = stages.setdefault(kind, {"artifacts": 0, "seconds": 0.0})
             of["artifacts"] += 1
             of["seconds"] = round(of["seconds"] + said["seconds"], 1)
-            machines += [m for m in [said["hardware"]] if m not in machines]
-    return {"stages": stages, "machines": [{k: v for k, v in m.items() if not k.startswith("peak")} for m in machines]}
+            machine = {key: value for key, value in said["hardware"].items() if not key.startswith("peak")}
+            machines += [machine] * (machine not in machines)
+    return {"stages": stages, "machines": machines}
 
 
 def _stays(entry: dict, models: dict) -> bool:
@@ -230,7 +231,8 @@ def evidence_column(
     rows = table.where(table.notna(), None).to_dict("records")
     by_claim = {claim: [row for row in rows if row["claim"] == claim] for claim in dict.fromkeys(table["claim"])}
     day = max(entry["finished"][:10] for entry in found["exhibits"].values())
-    return {"title": f"Real {size_in_words(n)} on a laptop", "pilot": found["pilot"], "day": day, "verdicts": by_claim}
+    where = "a laptop" if all(machine["gpu"] == "none" for machine in found["machines"]) else "a GPU"
+    return {"title": f"Real {size_in_words(n)} on {where}", "pilot": found["pilot"], "day": day, "verdicts": by_claim}
 
 # %% ../../nbs/09_papers/06_evidence.ipynb #eae178e5
 def _within(ours: pd.DataFrame, theirs: pd.DataFrame) -> tuple[int, int]:

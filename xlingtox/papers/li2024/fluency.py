@@ -69,8 +69,8 @@ def perplexity_change(
     data["p_holm"] = pd.Series(stats.holm(data.loc[langs, "p"]), langs)
     for column, of in {"change": "decrease", "change_low": "decrease_high", "change_high": "decrease_low"}.items():
         data[column] = 100 * np.expm1(-data[of])
-    logs = texts.groupby(["lang", "state"])["log"].agg(np.array)
-    both = [lang for lang in langs if {(lang, "before"), (lang, "after")} <= set(logs.index)]
+    logs = {place: of.to_numpy() for place, of in texts.groupby(["lang", "state"])["log"]}
+    both = [lang for lang in langs if {(lang, "before"), (lang, "after")} <= set(logs)]
     areas = {lang: shared_area(logs[lang, "before"], logs[lang, "after"]) for lang in both}
     data["shared_area"] = pd.Series(areas, dtype=float)
     spread = perplexity_spread(texts)
