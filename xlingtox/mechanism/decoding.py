@@ -254,6 +254,16 @@ def _outputs(self: Ensemble, input_ids, attention_mask, position_ids, encoder_ou
 
 # %% ../../nbs/08_mechanism/11_decoding.ipynb #g025
 @patch
+def _combined(self: Ensemble, logits: list):
+    "The combination in single precision, some rows at a time: of a large vocabulary all would take gigabytes"
+    import torch
+
+    rows = max(1, 2**24 // logits[0][0].numel())
+    parts = zip(*(one.split(rows) for one in logits), strict=True)
+    return torch.cat([self.combine([one.float() for one in some]) for some in parts])
+
+
+@patch
 def forward(self: Ensemble, input_ids=None, attention_mask=None, position_ids=None, cache=None,
             encoder_outputs=None, decoder_input_ids=None, use_cache=None, logits_to_keep=0):
     "Combined logits and the caches of all readers; a mask is needed where an encoder reads"
@@ -266,8 +276,7 @@ def forward(self: Ensemble, input_ids=None, attention_mask=None, position_ids=No
     found = self._outputs(input_ids, attention_mask, position_ids, encoder_outputs, caches, more)
     logits, kept = found[0].logits, [output_cache(out) for out in found]
     if len(found) > 1:
-        wide = [out.logits[:, -logits.shape[1]:].to(logits.device, torch.float32) for out in found]
-        logits = self.combine(wide)
+        logits = self._combined([out.logits[:, -logits.shape[1]:].to(logits.device) for out in found])
     return SimpleNamespace(logits=logits, cache=None if kept[0] is None else _Caches(kept))
 
 
