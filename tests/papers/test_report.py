@@ -133,7 +133,7 @@ def test_what_cannot_be_told_and_what_was_not_run_are_two_things(browser, tmp_pa
     counts = browser.execute_script("return [...document.querySelectorAll('.counts li')].map(l => l.innerText.split('\\n'))")
     assert {word: int(n) for n, word in counts} == board["verdict"].value_counts().to_dict() | {"does not hold": 0}
     rows = browser.execute_script(CELLS, "table.score tbody tr")
-    assert [(r[0].split()[0], r[3].split("\n")[0]) for r in rows][:2] == [("L1", "it falls Figure 1"), ("L13", "three languages Figure 4")]
+    assert [(r[0].split()[0], r[-1].split("\n")[0]) for r in rows][:2] == [("L1", "it falls Figure 1"), ("L13", "three languages Figure 4")]
     listed = browser.find_element("css selector", "section[aria-labelledby=li2024] .missing").text
     assert "Figure 3" in listed and "no activations" in listed and "its last attempt failed" in listed and "Figure 4" not in listed
 
