@@ -28,7 +28,8 @@ def output_cache(out):
 def cache_of(out, model):
     "The key/value cache in the output of a model; `InputError` where there is none, as of a recurrent model"
     cache = output_cache(out)
-    if cache is None:
+    layers = getattr(cache, "layers", [])  # from 5.24 on a recurrent model's states are called a cache, too
+    if cache is None or layers and not any(hasattr(layer, "keys") for layer in layers):
         raise InputError(f"{model.config.model_type} keeps no keys and values of what it has read, which generation "
                          "and perplexity share between texts; take a model with attention")
     return cache
