@@ -1,4 +1,5 @@
 # What type checkers see of the wing: all that its rooms define. A test compares it with the rooms.
+from .cache import *
 from .beams import *
 from .completions import *
 from .engine import *
