@@ -131,6 +131,7 @@ def said(folder, name, answers, exhibit="neuronft2025/fig1", model=None, **setti
 
 def test_what_several_runs_say_is_counted(tmp_path, monkeypatch):
     runs = [said(tmp_path, f"mini{end}", {"N1": holds, "N4": True}) for end, holds in {"": False, "-1": True, "-2": None}.items()]
+    monkeypatch.setattr(archive, "assets", lambda: tmp_path / "package")
     assert archive.main([str(run) for run in runs[:2]]) == 2, "two are too few"
     kept = archive.keep_verdicts(runs, tmp_path / "base")
     counts = archive.archived("base", "verdicts", tmp_path).set_index("claim")
@@ -139,6 +140,30 @@ def test_what_several_runs_say_is_counted(tmp_path, monkeypatch):
     assert pd.read_csv(kept / "by_run.csv").query("claim == 'N1'")["holds"].tolist() == ["no", "yes", "cannot tell"]
     monkeypatch.setattr(archive, "recipe_digest", lambda recipe: "another world")
     assert archive.archived("base", "verdicts", tmp_path) is None
+
+
+def test_a_run_is_kept_beside_those_of_other_days(tmp_path, monkeypatch):
+    "As if all had been kept at once; a run kept again replaces what it said, and one that differs in more than bases changes nothing"
+    runs = [said(tmp_path, f"mini{end}", {"N1": holds}) for end, holds in {"": True, "-1": False, "-2": None, "-3": True}.items()]
+    at_once = archive.keep_verdicts(runs, tmp_path / "at_once")
+    monkeypatch.setattr(archive, "assets", lambda: tmp_path)
+    one_by_one = archive.keep_verdicts(runs[:3])
+    assert archive.main([str(runs[3])]) == 2, "has no exhibit over bases"
+    assert archive.main(["--beside", str(runs[3])]) == 0
+    for name in ("by_run.csv", "verdicts.csv", "manifest.json"):
+        assert (one_by_one / name).read_text() == (at_once / name).read_text()
+    archive.keep_verdicts([said(tmp_path, "mini-1", {"N1": True})])
+    assert pd.read_csv(one_by_one / "verdicts.csv").loc[0, ["yes", "no", "cannot tell", "n"]].tolist() == [3, 0, 1, 4]
+    before = {file.name: file.read_bytes() for file in one_by_one.iterdir()}
+    for i, (change, why) in enumerate([
+            ({"scorer": "another"}, "settings are not those of what is archived"),
+            ({"exhibit": "neuronft2025/fig2"}, "is not both there and in the archive"),
+            ({"model": "mini:mt5-large-1"}, "as in mini-1; each run takes other bases")]):
+        with pytest.raises(InputError, match=why):
+            archive.keep_verdicts([said(tmp_path, f"mini-4{i}", {"N1": True}, **change)])
+        assert {file.name: file.read_bytes() for file in one_by_one.iterdir()} == before
+    archive.keep_verdicts([said(tmp_path, "mini-4", {"N1": True}, generation={"batch_size": 1})])
+    assert pd.read_csv(one_by_one / "verdicts.csv").loc[0, "n"] == 5, "how many prompts at once is no other setting"
 
 
 @pytest.mark.parametrize("change, why", [

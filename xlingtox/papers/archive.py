@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core import InputError, assets, atomic_path, read_json, read_table, write_json, write_table
+from ..core import InputError, assets, atomic_path, digest, read_json, read_table, write_json, write_table
 from ..models.miniatures import RECIPES, recipe_digest
 from ..streams import lenient_streams
 from ..runfolder import damaged, run_folder
@@ -137,23 +137,36 @@ def _bases(run: Path) -> tuple[dict, dict]:
     models = {role: dict(model) for role, model in profile["models"].items() if role in roles}
     took = {role: model.pop("model") for role, model in models.items()}
     unread = ("name", "title", "leave_out", "methods")
-    return {key: value for key, value in profile.items() if key not in unread} | {"models": models}, took
+    texts = {key: value for key, value in profile.get("generation", {}).items() if key != "batch_size"}  # says how fast
+    read = {key: value for key, value in profile.items() if key not in unread}
+    return read | {"models": models, "generation": texts}, took
+
+
+def _kept_verdicts(folder: Path, new: list[Path]) -> tuple[dict, pd.DataFrame]:
+    "The manifest of what is archived of runs with other names than the new ones, and what they say"
+    manifest, names = _current(folder), [run.name for run in new]
+    if not manifest:
+        return {}, pd.DataFrame()
+    took = {run: models for run, models in manifest["runs"].items() if run not in names}
+    said = read_table(folder / "by_run.csv")
+    return manifest | {"runs": took}, said[~said["run"].isin(names)]
 
 # %% ../../nbs/09_papers/01_archive.ipynb #v007
-def _check_bases(runs: list[Path], took: list[dict]):
-    "Each run took another miniature for each model"
-    for i, (run, own) in enumerate(zip(runs, took, strict=True)):
+def _check_bases(took: dict):
+    "Each run took another miniature for each model; `took` is run -> role -> model"
+    for i, (run, own) in enumerate(took.items()):
         for role, model in own.items():
             if model.partition(":")[2] not in RECIPES:
                 raise InputError(f"{run}: its {role} is {model}, and no miniature")
-            if as_in := [other for other, its in zip(runs[:i], took, strict=False) if its[role] == model]:
+            if as_in := [other for other in list(took)[:i] if took[other].get(role) == model]:
                 raise InputError(f"{run}: its {role} is {model}, as in {as_in[0]}; each run takes other bases")
 
 
-def _check_alike(runs: list[Path], verdicts: list[pd.DataFrame]):
-    "The runs are of one profile, and made the same exhibits, each with other bases; `InputError` otherwise"
-    if len({run.name for run in runs}) < max(len(runs), FEWEST):
-        raise InputError(f"{len(runs)} runs: to say something over bases takes {FEWEST}, each with another name")
+def _check_alike(runs: list[Path], verdicts: list[pd.DataFrame], kept: dict, said_before: pd.DataFrame) -> dict:
+    "The runs, and those kept before, are of one profile and made the same exhibits, each with other bases; which bases"
+    of = len(runs) + len(kept.get("runs", ()))
+    if len({run.name for run in runs}) < len(runs) or of < FEWEST:
+        raise InputError(f"{of} runs: to say something over bases takes {FEWEST}, each with another name")
     settings, took = zip(*map(_bases, runs), strict=True)
     for run, own, said in zip(runs, settings, verdicts, strict=True):
         if different := [key for key in sorted({*settings[0], *own}) if own.get(key) != settings[0].get(key)]:
@@ -162,26 +175,33 @@ def _check_alike(runs: list[Path], verdicts: list[pd.DataFrame]):
             raise InputError(f"{run}: {lacking[0]} is not both there and in {runs[0]}; run what is missing")
     if verdicts[0].empty:
         raise InputError(f"{runs[0]}: no exhibit of {' or '.join(_OVER_RUNS)} is there")
-    _check_bases(runs, took)
+    if kept.get("runs"):
+        if kept["settings"] != digest(settings[0]):
+            raise InputError(f"{runs[0]}: its settings are not those of what is archived; only bases may differ")
+        if lacking := sorted(set(verdicts[0]["exhibit"]) ^ set(said_before["exhibit"])):
+            raise InputError(f"{runs[0]}: {lacking[0]} is not both there and in the archive; run what is missing")
+    bases = kept.get("runs", {}) | dict(zip([run.name for run in runs], took, strict=True))
+    _check_bases(bases)
+    return {"runs": bases, "settings": digest(settings[0])}
 
 # %% ../../nbs/09_papers/01_archive.ipynb #v003
 def keep_verdicts(
     runs: list[str | Path],  # folders of finished runs of one profile, each with other bases
     folder: str | Path | None = None,  # where to; the package's own when None
 ) -> Path:
-    "Put what several runs say of the claims of the papers on supervised and neuron-level tuning into the archive"
-    runs = [_whole(run) for run in runs]
-    said = [_verdicts(run) for run in runs]
-    _check_alike(runs, said)
-    folder, table = Path(folder or assets() / "archive" / "base"), pd.concat(said, ignore_index=True)
+    "Put what runs say of the claims of the papers on supervised and neuron-level tuning beside what is archived"
+    runs, folder = [_whole(run) for run in runs], Path(folder or assets() / "archive" / "base")
+    said, (kept, before) = [_verdicts(run) for run in runs], _kept_verdicts(folder, runs)
+    which = _check_alike(runs, said, kept, before)
+    table = pd.concat([before, *said], ignore_index=True)
     counts = table.pivot_table(index=["exhibit", "claim"], columns="holds", aggfunc="size", fill_value=0, sort=False)
     counts = counts.reindex(columns=["yes", "no", "cannot tell"], fill_value=0).reset_index().rename_axis(columns=None)
-    recipes = {recipe: digest for run in runs for recipe, digest in _recipes(run).items()}
+    recipes = {recipe: its for run in runs for recipe, its in _recipes(run).items()}
     last = [read_json(path) for run in runs for paper in _OVER_RUNS
             for path in run.glob(f"exhibits/{paper}/*.manifest.json")]
     about = max(last, key=lambda manifest: manifest["finished"])
-    _write(folder, {"by_run": table, "verdicts": counts.assign(n=len(runs))},
-           {"runs": [run.name for run in runs], "recipes": recipes} | {
+    _write(folder, {"by_run": table, "verdicts": counts.assign(n=len(which["runs"]))},
+           which | {"recipes": kept.get("recipes", {}) | recipes} | {
                key: about[key] for key in ("finished", "versions", "hardware")})
     return folder
 
@@ -202,9 +222,10 @@ def main(arguments: list[str] | None = None) -> int:
     lenient_streams()
     parser = argparse.ArgumentParser(prog="python -m xlingtox.papers.archive", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="one run over bases, or several runs of one profile")
-    runs = parser.parse_args(arguments).runs
+    parser.add_argument("--beside", action="store_true", help="put a single run's verdicts beside those of other bases")
+    asked = parser.parse_args(arguments)
     try:
-        print(keep_verdicts(runs) if runs[1:] else keep(*runs))
+        print(keep_verdicts(asked.runs) if asked.runs[1:] or asked.beside else keep(*asked.runs))
     except InputError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
