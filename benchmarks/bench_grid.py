@@ -3,6 +3,7 @@
 Each part is complete, with its baseline measured in the same run, so that parts can be run one at a time on a machine that does nothing else:
 
     python -m benchmarks.bench_grid --only linear jobs memory --out grid.csv    # hours: `linear` alone does 126, 252 and 504 settings
+    python -m benchmarks.bench_grid --only linear jobs --size short             # all settings with a third of the rows: beginnings weigh more
     python -m benchmarks.bench_grid --size tiny                                 # minutes, to see that it runs; its numbers say nothing
 
 All roles hold the same miniature, tuned and judged in the same way, so that settings cost the same. What is timed is a run of the command line, from
@@ -23,6 +24,7 @@ ROLES = ["aya-23-8b", "aya-expanse-8b", "bloom-7b1", "mt5-large"]
 MEMORY, MINUTES = 6.0, 30.0  # GiB and minutes that 504 settings may take with two jobs
 SIZES = {
     "mini": {"languages": "beniwal2025", "rows": "n_train: 300\n  n_test: 100\n  judged: 100\n  shares: [0.1, 0.2, 0.3, 1.0]", "epochs": (10, 5), "tokens": 20},
+    "short": {"languages": "beniwal2025", "rows": "n_train: 100\n  n_test: 34\n  judged: 34\n  shares: [0.1, 0.2, 0.3, 1.0]", "epochs": (4, 2), "tokens": 20},
     "tiny": {"languages": "[en, de]", "rows": "n_train: 8\n  n_test: 4\n  shares: [1.0]", "epochs": (1, 1), "tokens": 3},
 }
 PROFILE = """
