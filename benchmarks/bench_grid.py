@@ -11,6 +11,7 @@ base models at hand to the evaluations. `python -m benchmarks` leaves this out u
 """
 import argparse
 import csv
+import functools
 import resource
 import subprocess
 import sys
@@ -76,8 +77,9 @@ class Held(threading.Thread):
             self.most = max(self.most, total)
 
 
+@functools.cache
 def measure(n_roles: int, jobs: int, size: str) -> dict:
-    "Settings, wall and processor seconds, and GiB held, of a run in a new folder"
+    "Settings, wall and processor seconds, and GiB held, of a run in a new folder; measured once, whichever parts ask for it"
     from xlingtox.profiles.grid import counts
     from xlingtox.profiles.read import load_profile
 
