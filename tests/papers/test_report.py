@@ -7,6 +7,7 @@ import pytest
 from xlingtox import babel
 from xlingtox.papers.claims import CLAIMS, verdict
 from xlingtox.papers.exhibits import EXHIBITS, not_run, save_exhibit
+from xlingtox.papers.pieces import template
 from xlingtox.papers.report import build_report, scoreboard
 from xlingtox.progress import append_progress
 
@@ -208,6 +209,13 @@ def test_a_reader_who_cannot_see(browser, page):
     visit(browser, page.with_name("li2024.html"))
     assert all(len(i.get_attribute("alt")) > 60 for i in browser.find_elements("css selector", "figure img"))
     assert browser.execute_script("return document.documentElement.lang") == "en"
+
+
+def test_trainings_of_one_model_are_named_once():
+    of = {"published": "mGPT 1.3B", "ran": "miniature of mGPT 1.3B"}
+    ran = template("macros.html").module.ran
+    assert ran([of | {"role": "mgpt"}, of | {"role": "mgpt-1"}]) == "miniature of mGPT 1.3B (published: mGPT 1.3B)"
+    assert ran([of, {"published": "Aya", "ran": "Aya"}]) == "miniature of mGPT 1.3B (published: mGPT 1.3B), Aya"
 
 
 def test_an_empty_run_has_a_report(tmp_path):
