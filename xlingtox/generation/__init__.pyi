@@ -1,6 +1,6 @@
 # What type checkers see of the wing: all that its rooms define. A test compares it with the rooms.
-from .cache import *
 from .beams import *
+from .cache import *
 from .completions import *
 from .engine import *
 from .responses import *
