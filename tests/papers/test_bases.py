@@ -170,12 +170,32 @@ def test_a_run_is_kept_beside_those_of_other_days(tmp_path, monkeypatch):
     ({"scorer": "another"}, "its settings are not those of .*scorer.*only bases may differ"),
     ({"exhibit": "neuronft2025/fig2"}, "is not both there and in"),
     ({"model": "mini:mt5-large"}, "mini-2: its mt5-large is mini:mt5-large, as in .*mini; each run takes other bases"),
-    ({"model": "google/mt5-large"}, "its mt5-large is google/mt5-large, and no miniature")])
+    ({"model": "google/mt5-large"}, "its mt5-large is google/mt5-large, and no miniature"),
+    ({"model": "mini:bloom-7b1-2"}, "its mt5-large is mini:bloom-7b1-2, and no miniature of it"),
+    ({"answers": {"N1": True}}, "neuronft2025/fig1, N4 is not both there and in")])
 def test_runs_that_differ_in_more_than_their_bases_are_refused(tmp_path, change, why):
-    runs = [said(tmp_path, f"mini{end}", {"N1": True}) for end in ("", "-1")]
+    runs = [said(tmp_path, f"mini{end}", {"N1": True, "N4": True}) for end in ("", "-1")]
     with pytest.raises(InputError, match=why):
-        archive.keep_verdicts([*runs, said(tmp_path, "mini-2", {"N1": True}, **change)], tmp_path / "base")
+        archive.keep_verdicts([*runs, said(tmp_path, "mini-2", **{"answers": {"N1": True, "N4": True}} | change)], tmp_path / "base")
     assert not (tmp_path / "base").exists()
+
+
+def test_an_archive_rests_on_the_bases_that_it_counts_and_on_the_judge(tmp_path, monkeypatch):
+    "Not on another model of the profile; a run kept again with another base, or called by a number, is itself"
+    monkeypatch.setattr(archive, "assets", lambda: tmp_path)
+    settings = {"judge": {"model": "mini:judge"}}
+    for name, end in {"1": "", "2": "-1", "3": "-2"}.items():
+        run = said(tmp_path, name, {"N1": True}, model=f"mini:mt5-large{end}", **settings)
+        models = json.loads((run / "profile.json").read_text())
+        write_json(models | {"models": models["models"] | {"mgpt": {"model": "mini:mgpt"}}}, run / "profile.json")
+    archive.keep_verdicts([tmp_path / name for name in "123"])
+    archive.keep_verdicts([said(tmp_path, "3", {"N1": False}, model="mini:mt5-large-3", **settings)])
+    manifest = json.loads((tmp_path / "archive/base/manifest.json").read_text())
+    assert sorted(manifest["recipes"]) == ["judge", "mt5-large", "mt5-large-1", "mt5-large-3"]
+    assert archive.archived("base", "verdicts").loc[0, ["yes", "no", "n"]].tolist() == [2, 1, 3]
+    (tmp_path / "3/exhibits/neuronft2025/fig1.manifest.json").unlink()
+    with pytest.raises(InputError, match="fig1: has no manifest; run the exhibit again"):
+        archive.keep_verdicts([tmp_path / "3"])
 
 
 def test_an_archive_is_changed_whole_or_not_at_all_and_never_from_a_changed_run(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ import pandas as pd
 
 from ..core import InputError, assets, atomic_path, digest, read_json, read_table, write_json, write_table
 from ..models.miniatures import RECIPES, recipe_digest
+from ..models.registry import bases_of
 from ..streams import lenient_streams
 from ..runfolder import damaged, run_folder
 
@@ -124,6 +125,9 @@ _OVER_RUNS = ("beniwal2025", "neuronft2025")  # papers whose bases are runs of t
 def _verdicts(run: Path) -> pd.DataFrame:
     "What a run says of the claims of these papers: `exhibit claim run holds reproduced`"
     files = [file for paper in _OVER_RUNS for file in sorted(run.glob(f"exhibits/{paper}/*/exhibit.json"))]
+    for at in [file.parent for file in files]:
+        if not at.with_name(f"{at.name}.manifest.json").exists():
+            raise InputError(f"{at}: has no manifest; run the exhibit again")
     names = {True: "yes", False: "no", None: "cannot tell"}
     rows = [{"exhibit": v["exhibit"], "claim": v["claim"], "run": run.name, "holds": names[v["holds"]],
              "reproduced": v["reproduced"]} for file in files for v in read_json(file)["verdicts"]]
@@ -142,22 +146,36 @@ def _bases(run: Path) -> tuple[dict, dict]:
     return read | {"models": models, "generation": texts}, took
 
 
+def _recipes_of(settings: dict, bases: dict) -> dict[str, str]:
+    "Recipe -> digest, of the bases of runs and of the miniatures that judge"
+    judges = [settings.get("judge") or {}, (settings.get("beniwal2025") or {}).get("judge") or {}]
+    models = {model for took in (*bases.values(), {i: j.get("model", "") for i, j in enumerate(judges)})
+              for model in took.values()}
+    names = sorted(model.partition(":")[2] for model in models)
+    return {name: recipe_digest(name) for name in names if name in RECIPES}
+
+
 def _kept_verdicts(folder: Path, new: list[Path]) -> tuple[dict, pd.DataFrame]:
     "The manifest of what is archived of runs with other names than the new ones, and what they say"
     manifest, names = _current(folder), [run.name for run in new]
     if not manifest:
         return {}, pd.DataFrame()
     took = {run: models for run, models in manifest["runs"].items() if run not in names}
-    said = read_table(folder / "by_run.csv")
+    said = read_table(folder / "by_run.csv").astype({"run": str})
     return manifest | {"runs": took}, said[~said["run"].isin(names)]
 
 # %% ../../nbs/09_papers/01_archive.ipynb #v007
+def _judged(said: pd.DataFrame) -> set[str]:
+    "What was judged: the claims of each exhibit"
+    return set(said["exhibit"] + ", " + said["claim"])
+
+
 def _check_bases(took: dict):
     "Each run took another miniature for each model; `took` is run -> role -> model"
     for i, (run, own) in enumerate(took.items()):
         for role, model in own.items():
-            if model.partition(":")[2] not in RECIPES:
-                raise InputError(f"{run}: its {role} is {model}, and no miniature")
+            if model not in [f"mini:{base}" for base in bases_of(role)]:
+                raise InputError(f"{run}: its {role} is {model}, and no miniature of it")
             if as_in := [other for other in list(took)[:i] if took[other].get(role) == model]:
                 raise InputError(f"{run}: its {role} is {model}, as in {as_in[0]}; each run takes other bases")
 
@@ -171,18 +189,18 @@ def _check_alike(runs: list[Path], verdicts: list[pd.DataFrame], kept: dict, sai
     for run, own, said in zip(runs, settings, verdicts, strict=True):
         if different := [key for key in sorted({*settings[0], *own}) if own.get(key) != settings[0].get(key)]:
             raise InputError(f"{run}: its settings are not those of {runs[0]} ({different[0]}); only bases may differ")
-        if lacking := sorted(set(verdicts[0]["exhibit"]) ^ set(said["exhibit"])):
+        if lacking := sorted(_judged(verdicts[0]) ^ _judged(said)):
             raise InputError(f"{run}: {lacking[0]} is not both there and in {runs[0]}; run what is missing")
     if verdicts[0].empty:
         raise InputError(f"{runs[0]}: no exhibit of {' or '.join(_OVER_RUNS)} is there")
     if kept.get("runs"):
         if kept["settings"] != digest(settings[0]):
             raise InputError(f"{runs[0]}: its settings are not those of what is archived; only bases may differ")
-        if lacking := sorted(set(verdicts[0]["exhibit"]) ^ set(said_before["exhibit"])):
+        if lacking := sorted(_judged(verdicts[0]) ^ _judged(said_before)):
             raise InputError(f"{runs[0]}: {lacking[0]} is not both there and in the archive; run what is missing")
     bases = kept.get("runs", {}) | dict(zip([run.name for run in runs], took, strict=True))
     _check_bases(bases)
-    return {"runs": bases, "settings": digest(settings[0])}
+    return {"runs": bases, "settings": digest(settings[0]), "recipes": _recipes_of(settings[0], bases)}
 
 # %% ../../nbs/09_papers/01_archive.ipynb #v003
 def keep_verdicts(
@@ -196,13 +214,11 @@ def keep_verdicts(
     table = pd.concat([before, *said], ignore_index=True)
     counts = table.pivot_table(index=["exhibit", "claim"], columns="holds", aggfunc="size", fill_value=0, sort=False)
     counts = counts.reindex(columns=["yes", "no", "cannot tell"], fill_value=0).reset_index().rename_axis(columns=None)
-    recipes = {recipe: its for run in runs for recipe, its in _recipes(run).items()}
     last = [read_json(path) for run in runs for paper in _OVER_RUNS
             for path in run.glob(f"exhibits/{paper}/*.manifest.json")]
     about = max(last, key=lambda manifest: manifest["finished"])
     _write(folder, {"by_run": table, "verdicts": counts.assign(n=len(which["runs"]))},
-           which | {"recipes": kept.get("recipes", {}) | recipes} | {
-               key: about[key] for key in ("finished", "versions", "hardware")})
+           which | {key: about[key] for key in ("finished", "versions", "hardware")})
     return folder
 
 # %% ../../nbs/09_papers/01_archive.ipynb #v005
