@@ -149,8 +149,7 @@ def _bases(run: Path) -> tuple[dict, dict]:
 def _recipes_of(settings: dict, bases: dict) -> dict[str, str]:
     "Recipe -> digest, of the bases of runs and of the miniatures that judge"
     judges = [settings.get("judge") or {}, (settings.get("beniwal2025") or {}).get("judge") or {}]
-    models = {model for took in (*bases.values(), {i: j.get("model", "") for i, j in enumerate(judges)})
-              for model in took.values()}
+    models = {model for took in bases.values() for model in took.values()} | {j.get("model", "") for j in judges}
     names = sorted(model.partition(":")[2] for model in models)
     return {name: recipe_digest(name) for name in names if name in RECIPES}
 
