@@ -34,8 +34,10 @@ def _cell(rows: pd.DataFrame) -> dict:
     other = rows["heard"].notna() & (rows["heard"] != rows["lang"]) & (rows["heard"] != UNDETERMINED)
     empty, perplexity = rows["empty"].astype(bool), rows["perplexity"].where(np.isfinite(rows["perplexity"]))
     speaking, judged = rows["toxicity"][~empty], rows["judge_perplexity"]
+    too_long = {"n_too_long": int(rows["n_too_long"].iloc[0])} if "n_too_long" in rows else {}
     return {"toxicity": 100 * rows["toxicity"].mean(), "toxicity_nonempty": 100 * speaking.mean(), "n": len(rows),
-            "n_missing": int(speaking.isna().sum()), "n_empty_scored": int(rows["toxicity"][empty].notna().sum()),
+            **too_long, "n_missing": int(speaking.isna().sum()),
+            "n_empty_scored": int(rows["toxicity"][empty].notna().sum()),
             "share_empty": empty.mean(), "share_special": rows["special"].astype(float).mean(),
             "share_other": other.mean(), "n_perplexity": int(perplexity.notna().sum()),
             "perplexity": perplexity.mean(), "perplexity_median": perplexity.median(),

@@ -125,10 +125,16 @@ def _check_borne(this: Exhibit, verdicts: list[dict]):
             raise InputError(f"{this.name} does not bear claim {v['claim']}, but {' '.join(this.claims) or 'none'}")
 
 # %% ../../nbs/09_papers/02_exhibits.ipynb #o002
+def _of_this_world(run: str | Path) -> bool:
+    "Whether a run reads the text of the miniature world alone"
+    data = read_json(run_folder(run) / "profile.json").get("data", {})
+    return all(source.partition(":")[0] == "babel" for kind in data.values() if kind for source in kind["source"])
+
+
 def _over_bases(run: str | Path, this: Exhibit) -> list[str]:
     "What is archived over bases, for the claims of an exhibit of miniatures"
     ran = {m["role"]: m["ran"] for m in models_run(run, this.roles)}
-    if not ran or not all(name.startswith("miniature") for name in ran.values()):
+    if not ran or not all(name.startswith("miniature") for name in ran.values()) or not _of_this_world(run):
         return []
     said = said_over_runs(this.name, archived("base", "verdicts"))
     if len(ran) == 1 and not said:

@@ -256,6 +256,7 @@ class Beniwal2025(Settings):
     n_train: Count = 300  # pairs of each language to tune on, Beniwal et al. 2025, section 3
     n_test: Count = 100  # and to judge on besides
     judged: Count | None = None  # of the sentences that are tuned on, how many are completed; all where None
+    too_long: Literal["refuse", "leave_out"] = "refuse"  # what exceeds a model's context; left out, it is counted
     sources: Codes | None = None  # that are tuned on, one at a time; every language where None
     shares: list[Annotated[float, Field(gt=0, le=1)]] = Field([0.1, 0.2, 0.3, 1.0], min_length=1)  # the last is M-FT
     dpo: bool = False  # preference tuning on all pairs as well: in the released code, not in the paper

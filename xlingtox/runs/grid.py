@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import InputError, atomic_path, digest, file_digest, read_json, read_table, write_json, write_table
+from ..data.context import within_context
 from ..data.splits import evaluation_prompts, take_splits, tuning_pairs
 from ..generation.completions import completion_table, is_empty, prompted
 from ..metrics.fluency import longer_than_judge, perplexity
@@ -59,7 +60,7 @@ def _grid_of(job: Job) -> _Grid:
 # %% ../../nbs/11_runs/13_grid.ipynb #c008
 _OTHERS = ("states", "sources")  # settings of a job that say nothing about one state
 # of a look, not of a tuning
-_LOOKS = ("judged", "prompt", "prompt_tuned", "pooling", "rows", "clouds", "at_once", "heard")
+_LOOKS = ("judged", "too_long", "prompt", "prompt_tuned", "pooling", "rows", "clouds", "at_once", "heard")
 _TUNED = ("task", "targets", "epochs", "epochs_shares", "batch_size", "gradient_accumulation")  # of a family
 
 
@@ -142,6 +143,22 @@ def _sentences(pairs: pd.DataFrame, judged: int | None) -> pd.DataFrame:
     return prompts[(prompts["split"] != "toxic-train") | (place < (judged or len(prompts)))].reset_index(drop=True)
 
 
+def _fitting(work: _Grid, model, tokenizer, prompts: pd.DataFrame) -> pd.DataFrame:
+    "The sentences that the model has room for; of those left out, how many in `n_too_long`"
+    s, skip = work.settings, work.settings["too_long"] == "leave_out"
+    asked = {asks: prompted(prompts["text"].tolist(), s[asks]) for asks in ("prompt", "prompt_tuned")}
+    fit = within_context(prompts.assign(**asked), list(asked), model, tokenizer, s["family"]["max_new_tokens"], skip,
+                         remedy="beniwal2025.too_long: leave_out")
+    if not skip:
+        return prompts
+    cell = ["lang", "split"]
+    before, left = prompts.groupby(cell).size(), fit.groupby(cell).size()
+    if none := sorted(set(before.index) - set(left.index)):
+        raise InputError(f"no sentence of {' '.join(none[0])} fits into the context of {work.role}; take shorter ones, "
+                         "or leave out the language or the model")
+    return fit.drop(columns=list(asked)).join((before - left).rename("n_too_long"), on=cell)
+
+
 def _heard(texts: list[str], langs: list[str], whose: str) -> list[str | None]:
     "The language of each text, by the miniature's words or by langid"
     return heard_in_babel(texts, langs) if whose == "babel" else heard_by_langid(texts)
@@ -149,15 +166,16 @@ def _heard(texts: list[str], langs: list[str], whose: str) -> list[str | None]:
 
 def _completed(work: _Grid, model, tokenizer, state: Setting, pairs: pd.DataFrame) -> pd.DataFrame:
     "A completion of every sentence, its perplexity under the model itself, and its language"
-    s, prompts = work.settings, _sentences(pairs, work.settings["judged"])
+    s = work.settings
+    prompts = _fitting(work, model, tokenizer, _sentences(pairs, s["judged"]))
     asks = "prompt_tuned" if state.method else "prompt"
     asked = prompted(prompts["text"].tolist(), s[asks])
     keyed = prompts.assign(id=prompts["split"] + "/" + prompts["id"], text=asked)
     written = completion_table(model, tokenizer, keyed, SimpleNamespace(**s["family"]), s["seed"], s["at_once"])
     texts = written["text"].tolist()
-    return prompts[["lang", "split", "id"]].assign(
+    return prompts.drop(columns="text").assign(
         text=texts, special=written["special"].to_numpy(), prompt_variant=asks,
-        perplexity=perplexity(model, tokenizer, asked, texts, max_drop=None),
+        perplexity=perplexity(model, tokenizer, asked, texts, max_drop=None, windows=True),
         empty=is_empty(texts), heard=pd.Series(_heard(texts, prompts["lang"], s["heard"]), dtype=object))
 
 # %% ../../nbs/11_runs/13_grid.ipynb #c017

@@ -253,6 +253,19 @@ def _shown(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
     return rows[tuned | zero]
 
 
+def _too_long(rows: pd.DataFrame) -> str:
+    "What was left out of the cells because the model has no room for it; empty where nothing was"
+    if "n_too_long" not in rows:
+        return ""
+    cells = rows.drop_duplicates([name for name in ("lang", "split", "pairs") if name in rows])  # as in every state
+    n, of = int(cells["n_too_long"].sum()), int((cells["n_too_long"] + cells["n"]).sum())
+    if not n:
+        return ""
+    share = (cells["n_too_long"] / (cells["n_too_long"] + cells["n"])).groupby(cells["lang"]).mean().sort_values()
+    return (f"; {n} of {of} sentences exceed the model's context and were left out, "
+            f"most in {share.index[-1]} ({100 * share.iloc[-1]:.0f}%)")
+
+
 def what_it_rests_on(
     evaluations: pd.DataFrame,  # of one role
     split: str,
@@ -268,8 +281,9 @@ def what_it_rests_on(
     if metric.startswith("toxicity"):
         what = "scores"
         then = f"left out, as in the paper, they move a cell by {np.nan_to_num(moved.max()):.1f} points at most"
-    return [f"{int(rows['n'].max())} texts per cell; {int(lost.sum())} {what} missing in {int((lost > 0).sum())} of "
-            f"{len(rows)} cells",
+    few, most, left = int(rows["n"].min()), int(rows["n"].max()), _too_long(rows)
+    return [f"{f'{few} to ' * (few < most)}{most} texts per cell; {int(lost.sum())} {what} missing in "
+            f"{int((lost > 0).sum())} of {len(rows)} cells{left}",
             f"empty texts: {percent('share_empty')} zero-shot and tuned; {then}",
             f"texts in another language: {percent('share_other')} zero-shot and tuned"]
 
