@@ -20,7 +20,7 @@ from ..core import InputError, digest
 from .files import read_file
 from .pairs import paradetox, parallel_prompts
 from .schemas import validate
-from ..languages import LANGUAGES, language_hint
+from ..languages import LANGUAGES, check_listed, language_hint
 
 # %% ../../nbs/02_data/06_loading.ipynb #c018
 BABEL = ("babel", "babel-apart")
@@ -73,6 +73,7 @@ def _keep(df: pd.DataFrame, languages: list[str] | None, where: str) -> pd.DataF
     "The rows of the languages asked for, all of which must be there"
     if languages is None:
         return df
+    check_listed(languages, where)
     if absent := [lang for lang in languages if lang not in set(df["lang"])]:
         there = " ".join(sorted(set(df["lang"])))
         hint = language_hint(absent[0], set(df["lang"]))

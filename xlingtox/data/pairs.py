@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import InputError
+from ..languages import check_listed
 from .files import read_jsonl, read_lines_csv
 from .schemas import SCHEMAS, validate
 
@@ -26,6 +27,7 @@ def only_as(as_: str, schemas: list[str], where: str | Path):
 # %% ../../nbs/02_data/02_pairs.ipynb #a053
 def _languages_to_read(languages: list[str] | None, found: list[str], where: str | Path) -> list[str]:
     "The languages asked for, all of which must have a file; those found, where none is asked for"
+    check_listed(languages, where)
     if absent := [lang for lang in languages or [] if lang not in found]:
         raise InputError(f"{where}: has no file for {', '.join(absent)}; it has {' '.join(sorted(found))}")
     return languages or sorted(found)

@@ -18,7 +18,7 @@ import pandas as pd
 
 from ..core import InputError, check_columns, closest
 from .schemas import SCHEMAS, validate
-from ..languages import BENIWAL2025, LANGUAGES
+from ..languages import BENIWAL2025, LANGUAGES, check_listed
 
 # %% ../../nbs/02_data/08_splits.ipynb #b308
 def _require_whole(pairs: pd.DataFrame, where: str):
@@ -53,6 +53,7 @@ def take_splits(
     where: str = "pairs",  # the file or source, for messages
 ) -> pd.DataFrame:  # the same schema
     "The pairs of an experiment: the first so many of every language and split, each with both sides"
+    check_listed(languages, where)
     check_columns(pairs, SCHEMAS["parallel"], where)
     _require_whole(pairs, where)
     pairs = validate(pairs, "parallel", where)

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import InputError, atomic_path, read_json, read_table, write_json
-from .miniatures import RECIPES, cached_folder, recipe_digest, shipped_folder
+from .miniatures import RECIPES, cached_folder, check_recipe, recipe_digest, shipped_folder
 from .registry import auto_class
 from .spans import corrupt, sample_spans, sentinel_tokens, seq2seq_loss
 
@@ -175,8 +175,7 @@ def train(
     progress: bool = True,
 ) -> dict:
     "Train a miniature (minutes) and give its card; with a folder, write it there as it would ship"
-    if name not in RECIPES:
-        raise InputError(f"there is no miniature {name!r}; there are {', '.join(RECIPES)}")
+    check_recipe(name)
     trained = cached_folder(name, progress=progress)
     if folder is not None:
         return ship(name, trained, folder)

@@ -183,11 +183,19 @@ def _index(paper: str, finished: dict[str, dict]) -> dict | None:
 FEW = 12  # verdicts that may lie open on a page
 
 
+def _over_bases(found: dict, claim: str) -> str:
+    "In how many archived bases a claim holds by an exhibit, as its footer has it; empty where it says nothing of it"
+    said = " ".join(line for line in found.get("footer", []) if "Over bases, archived:" in line)
+    held = re.search(rf"\b{claim} in (\d+ of \d+)", said)
+    return held[1] if held else ""
+
+
 def _placed(row: dict, finished: dict[str, dict]) -> dict:
     "A row of the scoreboard with its exhibit's name, link and models"
     name = row["exhibit"]
     return {**row, "paper": EXHIBITS[name].paper, "label": label(name), "href": href(name),
-            "models": finished.get(name, {}).get("models", [])}
+            "models": finished.get(name, {}).get("models", []),
+            "over_bases": _over_bases(finished.get(name, {}), row["claim"])}
 
 
 def _archived(claims: list[dict], column: dict) -> list[dict]:

@@ -32,7 +32,7 @@ from ..core import InputError, closest, paper_dir
 from ..data.loading import BABEL, source_path, source_settings, split_source
 from ..generation.completions import Decoding, decoding_of
 from ..generation.responses import REPLIES
-from ..models.miniatures import RECIPES, shadow_config
+from ..models.miniatures import check_recipe, shadow_config
 from ..settings import Count, EachOnce, Natural, Positive, Probability, Settings, problem_with
 from ..tuning.methods import METHODS
 from ..tuning.neurons import NeuronTuning
@@ -117,8 +117,8 @@ def _model(spec):
     kind, _, recipe = str(spec).partition(":")
     if kind == "shadow":
         shadow_config(recipe)
-    if kind == "mini" and recipe not in RECIPES:
-        raise InputError(f"there is no miniature {recipe!r}{closest(recipe, RECIPES)}; there are {', '.join(RECIPES)}")
+    if kind == "mini":
+        check_recipe(recipe)
     one_file = str(spec).endswith(".gguf")
     if one_file and not Path(str(spec)).is_file():
         raise InputError(f"no such file: {spec}")
