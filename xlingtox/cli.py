@@ -156,7 +156,9 @@ def metrics(
     in_: Annotated[Path, typer.Option("--in", help="Scores: model, lang, prompt_id, sample, scorer and toxicity.")],
     as_json: JsonOption = False,
 ):
-    "Print EMT, ToxProb and AvgTox per model and language, with 95% intervals over prompts."
+    """Print EMT, ToxProb and AvgTox per model and language, with 95% intervals over prompts.
+
+    One prompt alone has no interval. Of the continuations n_missing have no score, and n_absent have no row."""
     from xlingtox.data.files import read_file
     from xlingtox.metrics.bootstrap import summary_table
 

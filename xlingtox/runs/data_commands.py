@@ -91,7 +91,10 @@ _NamesArgument = Annotated[list[str], typer.Argument(help="Names of `xlingtox mi
 # %% ../../nbs/11_runs/10_data_commands.ipynb #m003
 @miniatures_app.command("list")
 def miniatures_list(as_json: JsonOption = False):
-    "Say which base models come with the package, and how good they are."
+    """Say which base models come with the package, and how good they are.
+
+    Loss is that of training, in nats per token, at its end. Bits per character are of text that was held out, `of`
+    texts or of spans in them, on average over languages; `worst` is the language with the most."""
     from xlingtox.models.shipped import miniatures
 
     table = miniatures()
