@@ -147,14 +147,15 @@ def _hold_out(table: pd.DataFrame, share: float, what: str = "parallel pairs") -
 
 # %% ../../nbs/05_tuning/05_supervised.ipynb #b029
 _FEW = 2**23  # logits: 32 MiB in 32 bits
+_MANY = 2**27  # 512 MiB
 
 
-def _at_a_time(table: pd.DataFrame, batch: int, accumulation: int, vocabulary: int) -> int:
-    "The most examples that divide a step and have few logits; 0 where those of a batch are too many"
-    longest = max(map(len, (*table["input_ids"], *table["labels"])))
-    fit = [n for n in range(batch, batch * accumulation + 1)
-           if batch * accumulation % n == 0 and n * longest * vocabulary <= _FEW]
-    return max(fit, default=0)
+def _at_a_time(table: pd.DataFrame, batch: int, accumulation: int, vocabulary: int, cpu: bool) -> tuple[int, bool]:
+    "The examples to read at a time, which divide a step, and whether their logits are few"
+    each = vocabulary * max(map(len, (*table["input_ids"], *table["labels"])))
+    few = [n for n in range(batch, batch * accumulation + 1) if batch * accumulation % n == 0 and n * each <= _FEW]
+    fit = [n for n in range(1, batch + 1) if batch % n == 0 and (n * each <= _MANY or not cpu)]
+    return max(few or fit or [1]), bool(few)
 
 
 def _causal_trainer(few: bool) -> type:
@@ -216,12 +217,12 @@ def _available(optimizer: str, cpu: bool) -> str:
 def _plan(model, data: dict[str, pd.DataFrame], settings: dict) -> tuple[_Objective, _Training]:
     "What is taught, and with which arguments"
     batch, accumulation = settings["batch_size"], settings["gradient_accumulation"]
-    few = _at_a_time(data["train"], batch, accumulation, model.config.vocab_size)
-    settings = settings | {"optimizer": _available(settings["optimizer"], model.device.type == "cpu")}
-    if few:
-        settings |= {"batch_size": few, "gradient_accumulation": batch * accumulation // few}
+    cpu = model.device.type == "cpu"
+    at_once, few = _at_a_time(data["train"], batch, accumulation, model.config.vocab_size, cpu)
+    settings = settings | {"optimizer": _available(settings["optimizer"], cpu), "batch_size": at_once,
+                           "gradient_accumulation": batch * accumulation // at_once}
     training = _Training(**{name: settings[name] for name in _Training.__dataclass_fields__ if name in settings})
-    return _sft(data, model.config.is_encoder_decoder, bool(few)), training
+    return _sft(data, model.config.is_encoder_decoder, few), training
 
 # %% ../../nbs/05_tuning/05_supervised.ipynb #b038
 def _learnt_from(model, tokenizer, pairs: pd.DataFrame, settings: dict) -> dict[str, pd.DataFrame]:

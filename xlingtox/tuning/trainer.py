@@ -292,7 +292,7 @@ def _trainer(objective: _Objective, training: _Training, model, tokenizer, args,
     from transformers import PrinterCallback, ProgressCallback
 
     data = {f"{name}_dataset": _as_dataset(rows, work / name, args) for name, rows in objective.data.items()}
-    ours = _trains_the_head(model, peft_config) or _has_wide_vocabulary(model)
+    ours = _trains_the_head(model, peft_config) or (_has_wide_vocabulary(model) and model.device.type == "cpu")
     watching = [_watching(tokenizer, list(objective.neutral), training.max_perplexity, training.precision,
                           objective.method)] * bool(objective.neutral)
     with _scored_by_the_whole_model(model, objective.trainer) if ours else contextlib.nullcontext():
