@@ -83,6 +83,12 @@ def test_a_damaged_head_is_one_error(tiny, tmp_path):
             models.load(str(tmp_path / "bad.gguf"))
 
 
+def test_a_file_of_zeros_after_the_first_letters_is_damaged(tmp_path):
+    (tmp_path / "empty.gguf").write_bytes(b"GGUF" + b"\0" * 64)
+    with pytest.raises(InputError, match="names no architecture; the file is damaged"):
+        models.load(str(tmp_path / "empty.gguf"))
+
+
 def test_an_unknown_architecture_is_named(tiny, toy_tokenizer, tmp_path):
     tiny_gguf.write(tiny[0], toy_tokenizer, tmp_path / "new.gguf", architecture="hyena")
     with pytest.raises(InputError, match="cannot read the architecture 'hyena' from a GGUF file; it can read .*gemma3"):

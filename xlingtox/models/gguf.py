@@ -83,7 +83,9 @@ def _check_architecture(file, header: dict):
     "Raise an `InputError` for an architecture that transformers cannot read from such a file"
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
-    name = str(header["values"].get("general.architecture"))
+    if "general.architecture" not in header["values"]:
+        raise InputError(f"{file}: names no architecture; the file is damaged, or is no model")
+    name = str(header["values"]["general.architecture"])
     known = sorted({*GGUF_SUPPORTED_ARCHITECTURES, "qwen2moe", "qwen3moe"} - {"general", "tokenizer"})
     if name.replace("-", "_") not in known:
         raise InputError(f"{file}: transformers cannot read the architecture {name!r} from a GGUF file"
