@@ -58,12 +58,23 @@ def record_last(
         for handle in handles:
             handle.remove()
 
+# %% ../../nbs/08_mechanism/02_activations.ipynb #h7a00102
+@contextlib.contextmanager
+def _plain_head(model):
+    "Within the block, the output layer gets its states in one piece"
+    handle = model.get_output_embeddings().register_forward_pre_hook(
+        lambda module, inputs: (inputs[0].contiguous(), *inputs[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
+
 # %% ../../nbs/08_mechanism/02_activations.ipynb #a007
 def _continue(model, tokenizer, texts: list[str], sites: pd.DataFrame, max_new_tokens: int):
     "Greedy continuations of texts, and the activations of each step: tokens [n, length], a list of [n, n_sites]"
     rows = token_rows(tokenizer, texts, model.config.is_encoder_decoder)
     inputs = _padded(rows, tokenizer.pad_token_id, model.device)
-    with record_last(model, sites) as steps:
+    with record_last(model, sites) as steps, _plain_head(model):
         out = model.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=max_new_tokens,
                              pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
     if not steps:

@@ -40,6 +40,11 @@ def _batch_loglikelihood(model, padded, real):
     return torch.where(real[:, 1:], each, 0).sum(1).double().cpu()
 
 # %% ../../nbs/07_metrics/06_capability.ipynb #c005
+def _few_enough(batch_size: int, longest: int, vocabulary: int) -> int:
+    "Texts at a time whose logits take no more than 256 MiB in 32 bits"
+    return max(1, min(batch_size, 2**26 // (longest * vocabulary)))
+
+
 def loglikelihoods(
     model,  # a causal language model
     tokenizer,
@@ -53,6 +58,8 @@ def loglikelihoods(
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     ids = [[start, *tokenizer.encode(text, add_special_tokens=False)] for text in texts]
     order, found = sorted(range(len(ids)), key=lambda i: len(ids[i])), np.zeros(len(ids))
+    if model.device.type == "cpu":
+        batch_size = _few_enough(batch_size, max(map(len, ids), default=1), model.config.get_text_config().vocab_size)
     for batch in (order[i:i + batch_size] for i in range(0, len(order), batch_size)):
         found[batch] = _batch_loglikelihood(model, *_padded_batch([ids[i] for i in batch], start, model.device))
     return found

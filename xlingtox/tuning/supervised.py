@@ -147,7 +147,7 @@ def _hold_out(table: pd.DataFrame, share: float, what: str = "parallel pairs") -
 
 # %% ../../nbs/05_tuning/05_supervised.ipynb #b029
 _FEW = 2**23  # logits: 32 MiB in 32 bits
-_MANY = 2**27  # 512 MiB
+_MANY = 2**26  # 256 MiB
 
 
 def _at_a_time(table: pd.DataFrame, batch: int, accumulation: int, vocabulary: int, cpu: bool) -> tuple[int, bool]:
