@@ -73,7 +73,6 @@ def _keep(df: pd.DataFrame, languages: list[str] | None, where: str) -> pd.DataF
     "The rows of the languages asked for, all of which must be there"
     if languages is None:
         return df
-    check_listed(languages, where)
     if absent := [lang for lang in languages if lang not in set(df["lang"])]:
         there = " ".join(sorted(set(df["lang"])))
         hint = language_hint(absent[0], set(df["lang"]))
@@ -100,6 +99,7 @@ def load_data(
     **settings,  # passed on to the source
 ) -> pd.DataFrame:
     "Data from a named source, in a schema"
+    check_listed(languages, source)
     if not isinstance(source, str):
         return _load_several(source, schema, languages, settings)
     kind, where = split_source(source)

@@ -53,7 +53,7 @@ _MALLOPT = {"M_MMAP_THRESHOLD": (-3, 2**20), "M_MMAP_MAX": (-4, 2**15), "M_TRIM_
 
 def hand_back():
     "From now on a tensor of a MiB or more goes back to the system when it is freed (glibc)"
-    if not hasattr(libc := ctypes.CDLL(None), "mallopt"):
+    if not sys.platform.startswith("linux") or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
         return
     for option, value in _MALLOPT.values():
         libc.mallopt(option, value)
