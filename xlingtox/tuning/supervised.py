@@ -183,6 +183,12 @@ def _seq2seq_trainer() -> type:
             collate = DataCollatorForLanguageModeling(pad_token_id=processing_class.pad_token_id)
             super().__init__(model, args, collate, processing_class=processing_class, **given)
 
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+            if num_items_in_batch is not None:  # the loss so far is the mean of these examples alone
+                loss = loss * (inputs["labels"] != -100).sum() / num_items_in_batch
+            return (loss, outputs) if return_outputs else loss
+
     return Seq2Seq
 
 
