@@ -114,6 +114,16 @@ def generate(
     write_out(engine.generate(loaded, tokenizer, table, model, k=k, progress=sys.stderr.isatty()), out)
 
 # %% ../nbs/11_runs/11_cli.ipynb #a036
+def _known(judge, table) -> float:
+    "How much of the texts a lexicon of a world knows; 1 for other scorers, and where there is nothing to know"
+    if not hasattr(judge, "known_share"):
+        return 1.0
+    texts = table.dropna(subset="text").groupby("lang")["text"]
+    shares = [judge.known_share(rows.astype(str).tolist(), lang) for lang, rows in texts]
+    known = [share for each in shares for share in each if share == share]
+    return sum(known) / len(known) if known else 1.0
+
+
 @app.command()
 def score(
     in_: Annotated[Path, typer.Option("--in", help="Generations: model, lang, prompt_id, sample and text. Of texts "
@@ -138,6 +148,9 @@ def score(
         print(f"{missing} of {len(scores)} scores are missing; they are counted as missing, not as 0", file=sys.stderr)
     if cut := getattr(judge, "truncated", 0):
         print(f"{cut} texts were longer than {judge.name} can read, and were cut", file=sys.stderr)
+    if (known := _known(judge, table)) < 0.5:
+        print(f"{scorer} knows the words of {known:.0%} of what these texts say; all else counts as harmless, "
+              "whatever it says", file=sys.stderr)
     check_answered(judge)
 
 # %% ../nbs/11_runs/11_cli.ipynb #a039

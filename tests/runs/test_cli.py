@@ -128,6 +128,20 @@ def test_completion(monkeypatch, words, completed):
     assert xlingtox()[1].split() == completed
 
 
+def test_score_says_that_a_lexicon_does_not_know_the_texts(tmp_path, monkeypatch):
+    from xlingtox import babel
+
+    monkeypatch.setenv("XLINGTOX_CACHE", str(tmp_path / "cache"))
+    unknown = ["parliament adjourned yesterday", "quarterly revenue exceeded forecasts", "the friend"]
+    GENERATIONS.assign(text=unknown).to_parquet(tmp_path / "g.parquet")
+    code, out, err = xlingtox("score", "--in", "g.parquet", "--scorer", "lexicon:babel", "--out", "s.parquet", cwd=tmp_path)
+    assert (code, out) == (0, "") and err.startswith("lexicon:babel knows the words of 33% of what these texts say")
+    lexicon = babel.load_lexicon()
+    lexicon[lexicon["severity"] > 0].to_csv(tmp_path / "toxic.csv", index=False)
+    told = xlingtox("score", "--in", "g.parquet", "--scorer", "lexicon:toxic.csv", "--out", "t.parquet", cwd=tmp_path)
+    assert told == (0, "", ""), "a list of toxic words is not expected to know the others"
+
+
 @pytest.mark.parametrize("texts", [(), ("--texts",)])
 def test_scores_export_and_import(tmp_path, monkeypatch, texts):
     from xlingtox import babel, scorers

@@ -48,11 +48,11 @@ def numeric_environment(threads: int) -> dict[str, str]:
 
 # %% ../../nbs/11_runs/00_process.ipynb #m0091002
 # malloc.h: from which size on memory comes from the system itself, how often, and how much that is free a process keeps
-_MALLOPT = {"M_MMAP_THRESHOLD": (-3, 2**20), "M_MMAP_MAX": (-4, 2**15), "M_TRIM_THRESHOLD": (-1, 2**27)}
+_MALLOPT = {"M_MMAP_THRESHOLD": (-3, 2**25), "M_MMAP_MAX": (-4, 2**15), "M_TRIM_THRESHOLD": (-1, 2**27)}
 
 
 def hand_back():
-    "From now on a tensor of a MiB or more goes back to the system when it is freed (glibc)"
+    "From now on a tensor of 32 MiB or more goes back to the system when it is freed (glibc)"
     if not sys.platform.startswith("linux") or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
         return
     for option, value in _MALLOPT.values():

@@ -147,11 +147,16 @@ def _toxic_words(text: str, prepared: _Prepared) -> list[tuple[str, str, float]]
 _SENTENCE_END = re.compile("[.!?\u3002\u0964\u1362\uff01\uff1f]+")
 
 
+def _known_words(pieces: list[str], prepared: _Prepared) -> list[str]:
+    "The words of the lexicon among the pieces of a text, toxic or not"
+    _, words, lengths, _, _ = prepared
+    return [word for p in pieces for word in ([p] if p in words else longest_match(p, lengths, words))]
+
+
 def _says_you(text: str, prepared: _Prepared) -> bool:
     "Whether a text has the word of the concept `you`"
-    pieces = prepared.pieces(fold(text))
-    cut = [w for p in pieces if p not in prepared.words for w in longest_match(p, prepared.lengths, prepared.words)]
-    return any(prepared.words.get(word, ("", ""))[1] == "you" for word in [*pieces, *cut])
+    found = _known_words(prepared.pieces(fold(text)), prepared)
+    return any(prepared.words[word][1] == "you" for word in found)
 
 
 def _toxic_in_their_sense(text: str, prepared: _Prepared) -> list[tuple[str, str, float]]:
@@ -215,6 +220,23 @@ def score(self: LexiconScorer, texts: list[str], lang: str) -> np.ndarray:
     prepared = self._prepared[lang]
     heard = [_toxic_in_their_sense(text, prepared) for text in texts]
     return np.array([1 - math.prod([1 - severity for _, _, severity in found]) for found in heard], dtype=float)
+
+# %% ../../nbs/06_scorers/01_lexicon.ipynb #k002
+@patch
+def known_share(self: LexiconScorer, texts: list[str], lang: str) -> np.ndarray:
+    """[n_texts], the share of each text's letters that belong to words of the lexicon; NaN where a text has none.
+
+    A list of toxic words alone describes no world: NaN too. Raises `InputError` for a language without a column."""
+    check_languages([lang], self.languages, "scorer lexicon")
+    prepared, shares = self._prepared[lang], []
+    if len(prepared.toxic) == len(prepared.words):
+        return np.full(len(texts), np.nan)
+    for text in texts:
+        pieces = prepared.pieces(fold(text))
+        whole = [p for p in pieces if p in prepared.words or "\u3005" <= p < "\ua000"]  # others are not cut to words
+        letters = sum(map(len, pieces))
+        shares.append(sum(map(len, _known_words(whole, prepared))) / letters if letters else float("nan"))
+    return np.array(shares)
 
 # %% ../../nbs/06_scorers/01_lexicon.ipynb #s046
 def _read_lexicon(where: str) -> pd.DataFrame:
