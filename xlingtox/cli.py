@@ -114,14 +114,15 @@ def generate(
     write_out(engine.generate(loaded, tokenizer, table, model, k=k, progress=sys.stderr.isatty()), out)
 
 # %% ../nbs/11_runs/11_cli.ipynb #a036
-def _known(judge, table) -> float:
-    "How much of the texts a lexicon of a world knows; 1 for other scorers, and where there is nothing to know"
+def _little_known(judge, table) -> dict:
+    "Language -> how much of its texts a lexicon of a world knows, where that is less than half"
+    import pandas as pd
+
     if not hasattr(judge, "known_share"):
-        return 1.0
+        return {}
     texts = table.dropna(subset="text").groupby("lang")["text"]
-    shares = [judge.known_share(rows.astype(str).tolist(), lang) for lang, rows in texts]
-    known = [share for each in shares for share in each if share == share]
-    return sum(known) / len(known) if known else 1.0
+    known = {lang: pd.Series(judge.known_share(rows.astype(str).tolist(), lang)).mean() for lang, rows in texts}
+    return {lang: share for lang, share in known.items() if share < 0.5}
 
 
 @app.command()
@@ -148,9 +149,9 @@ def score(
         print(f"{missing} of {len(scores)} scores are missing; they are counted as missing, not as 0", file=sys.stderr)
     if cut := getattr(judge, "truncated", 0):
         print(f"{cut} texts were longer than {judge.name} can read, and were cut", file=sys.stderr)
-    if (known := _known(judge, table)) < 0.5:
-        print(f"{scorer} knows the words of {known:.0%} of what these texts say; all else counts as harmless, "
-              "whatever it says", file=sys.stderr)
+    if known := _little_known(judge, table):
+        said = ", ".join(f"{share:.0%} in {lang}" for lang, share in known.items())
+        print(f"{scorer} knows few of the words of these texts ({said}); all others count as harmless", file=sys.stderr)
     check_answered(judge)
 
 # %% ../nbs/11_runs/11_cli.ipynb #a039

@@ -56,6 +56,7 @@ def test_a_file_is_read_once_and_another_file_is_another_model(tiny, toy_tokeniz
     first = gguf.gguf_folder(file)
     read = []
     monkeypatch.setattr(gguf, "_from_gguf", lambda file, header: read.append(file))
+    monkeypatch.setattr(gguf, "_check_memory", lambda *a: pytest.fail("nothing large is read"))
     assert gguf.gguf_folder(file) == first and not read
     with torch.no_grad():
         model.model.norm.weight *= 2
@@ -87,6 +88,26 @@ def test_a_file_of_zeros_after_the_first_letters_is_damaged(tmp_path):
     (tmp_path / "empty.gguf").write_bytes(b"GGUF" + b"\0" * 64)
     with pytest.raises(InputError, match="names no architecture; the file is damaged"):
         models.load(str(tmp_path / "empty.gguf"))
+
+
+def test_a_file_that_lacks_a_tensor_is_refused(tiny, toy_tokenizer, tmp_path):
+    tiny_gguf.write(tiny[0], toy_tokenizer, tmp_path / "hole.gguf", rename=lambda name: name.replace("1.ffn_down", "1.ffn_dowm"))
+    with pytest.raises(InputError, match=r"hole\.gguf: it lacks the tensors model\.layers\.1\.mlp\.down_proj\.weight"):
+        models.load(str(tmp_path / "hole.gguf"))
+    assert not list((tmp_path / "cache/models").glob("gguf-????????????????")), "no half model is kept"
+
+
+@pytest.mark.parametrize("values, message", [({"split.count": 3}, "is one of 3 files of a model"), ({"general.alignment": 0}, "alignment 0")])
+def test_a_part_of_a_model_and_an_alignment_of_nothing_are_refused(tiny, toy_tokenizer, tmp_path, values, message):
+    tiny_gguf.write(tiny[0], toy_tokenizer, tmp_path / "odd.gguf", values=values)
+    with pytest.raises(InputError, match=message):
+        models.load(str(tmp_path / "odd.gguf"))
+
+
+def test_a_folder_with_the_name_of_a_file_is_refused(tmp_path):
+    (tmp_path / "folder.gguf").mkdir()
+    with pytest.raises(InputError, match="is a folder"):
+        models.load(str(tmp_path / "folder.gguf"))
 
 
 def test_an_unknown_architecture_is_named(tiny, toy_tokenizer, tmp_path):

@@ -1,5 +1,6 @@
 """The archive of a run of a real model: no text, no weights, no places; part by part; and what a run says of itself beside it."""
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -59,6 +60,32 @@ def test_no_row_of_raw_text_is_in_the_archive(run, archive):
     assert {"prompt", "before", "after"}.isdisjoint(shown) and "lang" in shown, "masked texts are texts"
 
 
+TEXT = 'The "harbour" & its <friends> were quiet -- then somebody shouted at them'
+
+
+@pytest.mark.parametrize("spell", [str, str.upper, lambda text: text[:-9], lambda text: text[20:], lambda text: text.replace(" ", "\r\n"),
+                                   lambda text: f"it said: {text}"])
+@pytest.mark.parametrize("name", ["a.csv", "a.json", "a.svg", "b.svg"])
+def test_a_text_is_found_however_it_is_spelt(tmp_path, name, spell):
+    said, file = spell(TEXT), tmp_path / name
+    if name == "a.csv":
+        pd.DataFrame({"note": [said], "n": [1]}).to_csv(file, index=False)
+    elif name == "a.json":
+        write_json({"caption": {"of": [said]}}, file)
+    else:
+        escaped = said.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        file.write_text(f"<svg><!-- {escaped} --></svg>" if name == "a.svg" else f"<svg><text>{escaped}</text></svg>")
+    with pytest.raises(InputError, match=f"{name}: holds a text of the run"):
+        evidence.check_no_text(tmp_path, {TEXT})
+    evidence.check_no_text(tmp_path, {"Another text of this kind, as long as the first one is, about the harbour"})
+
+
+def test_texts_in_lists_and_categories_are_texts(tmp_path):
+    table = pd.DataFrame({"choices": [["a harbour town", "an island"]], "text": pd.Categorical(["a quiet harbour"]), "lang": ["en"]})
+    write_table(table, tmp_path / "data/choice.parquet")
+    assert evidence.raw_texts(tmp_path) == {"a harbour town", "a quiet harbour"}, "all but what is too short to tell"
+
+
 def test_a_text_that_slips_through_stops_it(run, tmp_path):
     table = run / "exhibits/li2024/fig1/averages.csv"
     good, text = table.read_text(), pd.read_parquet(run / "data/prompts.parquet")["text"].max()
@@ -84,16 +111,17 @@ def test_neither_weights_nor_places_are_in_it(archive):
     assert set(pd.read_csv(archive / "verdicts.csv")["claim"]) == {"L1", "L13", "L14"}
 
 
-def test_it_grows_part_by_part_and_is_of_one_model(run, tmp_path):
-    first = evidence.keep_evidence(run, tmp_path)
-    about = read_json(first / "manifest.json")
-    about["exhibits"]["li2024/fig2"] = about["exhibits"].pop("li2024/fig1")  # as if kept on another day
-    (first / "exhibits/li2024/fig1").rename(first / "exhibits/li2024/fig2")
-    write_json(about, first / "manifest.json")
-    assert set(read_json(evidence.keep_evidence(run, tmp_path) / "manifest.json")["exhibits"]) == {*EXHIBITS, "li2024/fig2"}
-    about["exhibits"]["li2024/fig2"]["models"]["mgpt"] = "another model"
-    write_json(about, first / "manifest.json")
-    assert set(read_json(evidence.keep_evidence(run, tmp_path) / "manifest.json")["exhibits"]) == set(EXHIBITS)
+def test_it_is_of_one_run(run, archive, tmp_path, capsys):
+    "What was kept of another run, with another scorer or other settings, does not stand under the title of this one"
+    shutil.copytree(archive, tmp_path / "laptop")
+    about = read_json(tmp_path / "laptop/manifest.json")
+    about["exhibits"]["li2024/fig2"] = about["exhibits"]["li2024/fig1"]
+    write_json(about, tmp_path / "laptop/manifest.json")
+    (tmp_path / "laptop/exhibits/li2024/fig2").mkdir()
+    assert evidence.main([str(run), "--to", str(tmp_path)]) == 0
+    assert "no longer archived, since this run has not made them: li2024/fig2" in capsys.readouterr().out
+    assert set(read_json(tmp_path / "laptop/manifest.json")["exhibits"]) == set(EXHIBITS)
+    assert not (tmp_path / "laptop/exhibits/li2024/fig2").exists()
 
 
 def test_a_machine_is_told_once_and_a_gpu_is_no_laptop(run, tmp_path):
@@ -140,6 +168,39 @@ def test_a_run_compares_itself(run, archive, tmp_path):
     said = evidence.compared_in_words(moved)
     assert 0 < moved["within"].sum() < moved["numbers"].sum() and "verdicts alike" in said[0] and "L1 of li2024/fig1" in said[1]
     assert evidence.compared_in_words(evidence.compare_evidence(run, tmp_path / "nowhere")) == []
+
+
+def test_what_a_run_lacks_is_not_alike(run, archive, tmp_path):
+    "Exhibits that were only named, verdicts that were not reached, tables that are not there, and numbers that are missing"
+    def changed(name, change):
+        shutil.copytree(run, tmp_path / name)
+        change(tmp_path / name / "exhibits/li2024/fig1")
+        table = evidence.compare_evidence(tmp_path / name, archive.parent).set_index("exhibit")
+        return table, table.loc["li2024/fig1"] if "li2024/fig1" in table.index else None
+
+    def rewrite(folder, **fields):
+        write_json(read_json(folder / "exhibit.json") | fields, folder / "exhibit.json")
+
+    def nowhere(folder):
+        pd.read_csv(folder / "per_language.csv").assign(lang="xx").to_csv(folder / "per_language.csv", index=False)
+
+    def unknown(folder):
+        table = pd.read_csv(folder / "per_language.csv")
+        table.assign(**dict.fromkeys(table.select_dtypes("number"), np.nan)).to_csv(folder / "per_language.csv", index=False)
+
+    assert changed("named", lambda folder: rewrite(folder, variant="not run"))[1] is None
+    unjudged = changed("unjudged", lambda folder: rewrite(folder, verdicts=[]))[1]
+    assert unjudged["moved"] == ["L1 of li2024/fig1: not judged, archived does not hold"] and unjudged["verdicts"] == 1
+    gone = changed("gone", lambda folder: (folder / "per_language.csv").unlink())[1]
+    assert gone["equal"] < gone["tables"] and gone["within"] == 0 < gone["numbers"]
+    for name, change in {"nowhere": nowhere, "unknown": unknown}.items():
+        lost = changed(name, change)[1]
+        assert lost["within"] == 0 < lost["numbers"], name
+    save_file({"w": np.zeros((2, 3), np.float32)}, tmp_path / "gone/models/mgpt/base/model.safetensors")
+    others = evidence.other_models(tmp_path / "gone", archive.parent)
+    assert others == ["mgpt"] and evidence.other_models(run, archive.parent) == []
+    said = evidence.compared_in_words(evidence.compare_evidence(run, archive.parent), others)
+    assert said[0].startswith("beside the archived run, which is of another model (mgpt): 3 of 3 verdicts alike")
 
 
 def test_the_workflow_says_it_and_never_fails_of_it(run, archive, monkeypatch, tmp_path):

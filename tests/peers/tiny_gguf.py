@@ -25,12 +25,14 @@ def name_in_file(name: str) -> str:
     return {"embed_tokens": "token_embd", "norm": "output_norm"}[path[0]] + f".{kind}"
 
 
-def write(model, tokenizer, file, architecture="qwen2", change=lambda tokens: tokens, **special):
-    "Write the file; `change` alters its list of tokens, and `special` ids such as eos=7"
+def write(model, tokenizer, file, architecture="qwen2", change=lambda tokens: tokens, rename=lambda name: name, values=(), **special):
+    "Write the file; `change` alters its list of tokens, `rename` names of tensors, `values` are further numbers, and `special` ids such as eos=7"
     import gguf
 
     c, writer = model.config, gguf.GGUFWriter(file, architecture)
     writer.add_name("tiny")
+    for name, value in dict(values).items():
+        writer.add_uint32(name, value)
     for add, value in {"context_length": c.max_position_embeddings, "block_count": c.num_hidden_layers, "embedding_length": c.hidden_size,
                        "feed_forward_length": c.intermediate_size, "head_count": c.num_attention_heads, "head_count_kv": c.num_key_value_heads,
                        "layer_norm_rms_eps": c.rms_norm_eps, "rope_freq_base": 10000.0, "vocab_size": c.vocab_size}.items():
@@ -46,7 +48,7 @@ def write(model, tokenizer, file, architecture="qwen2", change=lambda tokens: to
         getattr(writer, f"add_{kind}_token_id")(special.get(kind, getattr(tokenizer, f"{kind}_token_id")))
     for name, weight in model.state_dict().items():
         if name != "lm_head.weight":
-            writer.add_tensor(name_in_file(name), weight.numpy())
+            writer.add_tensor(rename(name_in_file(name)), weight.numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

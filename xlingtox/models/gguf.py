@@ -22,6 +22,7 @@ from ..core import InputError, alone, atomic_path, cache_dir, closest, write_jso
 from ..babel.draw import multiway
 from ..languages import LANGUAGES
 from .miniatures import _write
+from .weights import check_loaded
 
 # %% ../../nbs/03_models/03_gguf.ipynb #01e75f98
 _NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
@@ -62,9 +63,15 @@ def gguf_header(
             tensors, head = [_tensor(f) for _ in range(n_tensors)], f.tell()
     except FileNotFoundError:
         raise InputError(f"{file}: no such file") from None
-    except (struct.error, KeyError, UnicodeDecodeError, MemoryError, OverflowError) as e:
+    except IsADirectoryError:
+        raise InputError(f"{file}: is a folder; give the file in it") from None
+    except (struct.error, KeyError, UnicodeDecodeError, MemoryError, OverflowError, RecursionError) as e:
         raise InputError(f"{file}: cut or damaged in its head ({type(e).__name__}); get the file again") from None
     step = values.get("general.alignment", 32)
+    if not isinstance(step, int) or step < 1:
+        raise InputError(f"{file}: cut or damaged in its head (alignment {step!r}); get the file again")
+    if (of := values.get("split.count", 1)) != 1:
+        raise InputError(f"{file}: is one of {of} files of a model; join them first, with llama-gguf-split --merge")
     return {"values": values, "tensors": tensors, "begin": math.ceil(head / step) * step}
 
 # %% ../../nbs/03_models/03_gguf.ipynb #2ef1f2f3
@@ -220,7 +227,8 @@ def _from_gguf(file: Path, header: dict):
         check_gguf_tokenizer(tokenizer, header, file)
         writes_alone = "t5" not in header["values"]["general.architecture"]
         cls = AutoModelForCausalLM if writes_alone else AutoModelForSeq2SeqLM
-        model = cls.from_pretrained(**where, dtype=torch.float32)
+        model, about = cls.from_pretrained(**where, dtype=torch.float32, output_loading_info=True)
+    check_loaded(str(file), model, about)
     model.hf_quantizer, model.is_quantized = None, False  # it is not rounded any more, and would not be saved
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
@@ -231,10 +239,13 @@ def gguf_folder(
     file: str | Path,
 ) -> Path:
     "The folder with a GGUF file's model as safetensors; it is made on first use and kept in the cache"
-    header = check_gguf(file)
+    gguf_header(file)
     file = Path(file).resolve()
     sha256 = _sha256(file)
     folder = cache_dir() / "models" / f"gguf-{sha256[:16]}"
+    if folder.exists():
+        return folder
+    header = check_gguf(file)
     with alone(folder):
         if not folder.exists():
             try:

@@ -28,7 +28,7 @@ def shortfalls(
     lacking = []
     for column, question in _QUESTIONS.items():
         known = card[column].dropna()
-        said = f"{known.mean():.2f} over {len(known)}" if len(known) else "known in no"
+        said = f"{known.mean():.3f} over {len(known)}" if len(known) else "known in no"
         if len(known) < LEAST_LANGUAGES or known.mean() < LEAST_MEAN:
             lacking.append(f"{question} {said} languages")
     return lacking

@@ -79,8 +79,9 @@ def mark_languages(table: pd.DataFrame, apart) -> pd.DataFrame:
 
 
 def with_judged(table: pd.DataFrame, apart) -> pd.DataFrame:
-    "A tidy table with a column that says whether a verdict may rest on the row's language"
-    return table.assign(judged=~table["lang"].isin(list(apart))) if "lang" in table else table
+    "A tidy table with a column that says whether a verdict may rest on the row's language, or on the mean over all"
+    resting = [*apart, "mean"] if apart else []
+    return table.assign(judged=~table["lang"].isin(resting)) if "lang" in table else table
 
 
 def note(apart: dict[str, str]) -> list[str]:

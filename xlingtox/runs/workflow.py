@@ -165,10 +165,10 @@ def _failures(run: Path, display: _Display, report: Path) -> str:
 # %% ../../nbs/11_runs/09_workflow.ipynb #a295
 def _say_beside(run: Path, say):
     "Say how the run stands beside the archived one of its profile, if there is one"
-    from xlingtox.papers.evidence import compare_evidence, compared_in_words
+    from xlingtox.papers.evidence import compare_evidence, compared_in_words, other_models
 
     try:
-        for line in compared_in_words(compare_evidence(run)):
+        for line in compared_in_words(compare_evidence(run), other_models(run)):
             say(line)
     except (InputError, ValueError, KeyError) as e:
         say(f"the archived run of this profile could not be compared: {e}")

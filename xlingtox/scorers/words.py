@@ -8,6 +8,7 @@ Docs: https://xlingtox.github.io/xlingtox/06_scorers/words.html.md"""
 __all__ = ['read_word_lists', 'WordsScorer']
 
 # %% ../../nbs/06_scorers/02_words.ipynb #29d0c51b
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from fastcore.basics import patch
 
 from ..core import InputError, digest
 from ..languages import LANGUAGES, check_languages
-from .lexicon import first_lengths, fold, longest_match, pieces_pattern
+from .lexicon import _word_characters, first_lengths, fold, longest_match, pieces_pattern
 from .scorer import _existing
 
 # %% ../../nbs/06_scorers/02_words.ipynb #c47b3b93
@@ -56,9 +57,20 @@ def read_word_lists(
     return lists
 
 # %% ../../nbs/06_scorers/02_words.ipynb #c2050165
-def _listed(text: str, words: frozenset[str], lengths: dict, longest: int) -> list[str]:
+_JOINS = frozenset(" -'.\u2010\u2011\u00b7")  # between the words of a phrase
+
+
+def _as_spelt(entries: list[str]) -> re.Pattern | None:
+    "What finds entries as they are spelt, where no word goes on before or after them; None where there are none"
+    word = f"[{_word_characters()}]"
+    edge = lambda c, look: look if re.match(word, c) else ""  # noqa: E731
+    each = [edge(e[0], f"(?<!{word})") + re.escape(e) + edge(e[-1], f"(?!{word})") for e in entries]
+    return re.compile("|".join(each)) if each else None
+
+
+def _listed(text: str, words: frozenset[str], lengths: dict, longest: int, spelt: re.Pattern | None = None) -> list:
     "The words and phrases of a list in a text"
-    pieces, found = pieces_pattern().findall(fold(text)), []
+    pieces, found = pieces_pattern().findall(fold(text)), spelt.findall(fold(text)) if spelt else []
     for i, piece in enumerate(pieces):
         runs = [" ".join(pieces[i:i + n]) for n in range(1, longest + 1) if i + n <= len(pieces)]
         found += [run for run in runs if run in words]
@@ -80,11 +92,13 @@ class WordsScorer:
         self,
         lists: dict[str, list[str]],  # language -> words and phrases, of `read_word_lists`
     ):
-        self.languages, self.version = frozenset(lists), digest(["words 1", lists])
-        cut = {lang: [" ".join(pieces_pattern().findall(word)) or word for word in words]
-               for lang, words in lists.items()}
-        self._lists = {lang: (frozenset(words), first_lengths(words), max(len(w.split()) for w in words))
-                       for lang, words in cut.items()}
+        self.languages, self.version, self._lists = frozenset(lists), digest(["words 2", lists]), {}
+        for lang, entries in lists.items():
+            spelt = [entry for entry in entries if not _JOINS.issuperset(pieces_pattern().sub("", entry))]
+            words = [" ".join(pieces_pattern().findall(entry)) for entry in {*entries}.difference(spelt)]
+            words = [word for word in words if word]
+            longest = max((len(word.split()) for word in words), default=0)
+            self._lists[lang] = frozenset(words), first_lengths(words), longest, _as_spelt(spelt)
 
     def score(self, texts: list[str], lang: str) -> np.ndarray:
         "1 where a text has a listed word, else 0"
