@@ -162,19 +162,27 @@ def _keep_exhibit(source: Path, target: Path) -> dict:
     return {key: manifest[key] for key in ("finished", "seconds", "hardware", "versions")}
 
 # %% ../../nbs/09_papers/06_evidence.ipynb #1a0e576d
-def _work(run: Path) -> dict[str, dict]:  # stage -> artifacts, seconds; and machines
-    "How long each kind of artifact took, and on which machines"
-    stages, machines = {}, []
-    for path in sorted(run.rglob("*.manifest.json")):
-        kind, said = path.relative_to(run).parts[0], read_json(path)
-        if kind != "report" and not kind.startswith("."):
-            of = stages.setdefault(kind, {"artifacts": 0, "seconds": 0.0})
-            of["artifacts"] += 1
-            of["seconds"] = round(of["seconds"] + said["seconds"], 1)
-            machine = {key: value for key, value in said["hardware"].items() if not key.startswith("peak")}
-            machines += [machine] * (machine not in machines)
-    return {"stages": stages, "machines": machines}
+def _stages(events: list[dict]) -> dict[str, dict]:  # stage -> notebooks, seconds
+    "How long the notebooks of each stage took; of one that ran more than once the last time counts"
+    took = {e["job"]: e["seconds"] for e in events if e.get("event") == "finished"}
+    stages = {}
+    for job, seconds in took.items():
+        of = stages.setdefault("exhibits" if "/" in job.split()[0] else job.split()[0], {"notebooks": 0, "seconds": 0.0})
+        of["notebooks"] += 1
+        of["seconds"] = round(of["seconds"] + seconds, 1)
+    return dict(sorted(stages.items()))
 
+
+def _work(run: Path) -> dict:  # stages, seconds from begin to end, peak_memory_gib of a notebook, machines
+    "How long a run took, with how much memory, on which machines"
+    events, peak, machines = read_progress(run), 0.0, []
+    for path in sorted(run.rglob("*.manifest.json")):
+        if not path.relative_to(run).parts[0].startswith((".", "report")):
+            machine = read_json(path)["hardware"]
+            peak = max(peak, machine.pop("peak_memory_gib", 0))
+            machines += [machine] * (machine not in machines)
+    seconds = sum(e["seconds"] for e in events if e.get("event") == "end")
+    return {"stages": _stages(events), "seconds": round(seconds), "peak_memory_gib": peak, "machines": machines}
 
 # %% ../../nbs/09_papers/06_evidence.ipynb #c36093d1
 def keep_evidence(
