@@ -167,7 +167,8 @@ def _stages(events: list[dict]) -> dict[str, dict]:  # stage -> notebooks, secon
     took = {e["job"]: e["seconds"] for e in events if e.get("event") == "finished"}
     stages = {}
     for job, seconds in took.items():
-        of = stages.setdefault("exhibits" if "/" in job.split()[0] else job.split()[0], {"notebooks": 0, "seconds": 0.0})
+        kind = "exhibits" if "/" in job.split()[0] else job.split()[0]
+        of = stages.setdefault(kind, {"notebooks": 0, "seconds": 0.0})
         of["notebooks"] += 1
         of["seconds"] = round(of["seconds"] + seconds, 1)
     return dict(sorted(stages.items()))

@@ -43,6 +43,9 @@ def _of_file(path: Path) -> tuple[pd.DataFrame, set]:
 def _of_run(run: Path) -> tuple[pd.DataFrame, set]:
     "What a run knows of each prompt, and how that was judged"
     files = sorted((run / "prompt_scores").rglob("*.parquet"))
+    if not files and (run / "verdicts.csv").exists():
+        raise InputError(f"{run}: an archive keeps no scores of prompts; a run of its profile compares itself when it "
+                         "is done")
     if not files:
         raise InputError(f"{run}: neither a table of scores nor the folder of a run with scores that are gathered by "
                          "prompt; `xlingtox reproduce --only li2024/fig1` gathers them")

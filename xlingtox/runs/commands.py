@@ -19,7 +19,7 @@ from ..streams import lacks_letters
 # %% ../../nbs/11_runs/10_commands.ipynb #a005
 ProfileOption = Annotated[str, typer.Option(help="Name of a profile, or the path of a YAML file.")]
 DataOption = Annotated[Path | None, typer.Option(help="Folder that {data} in the profile stands for.")]
-ModelOption = Annotated[str, typer.Option(help="mini:RECIPE, a hub id, or a folder.")]
+ModelOption = Annotated[str, typer.Option(help="mini:RECIPE, a hub id, a folder, or a GGUF file.")]
 LangOption = Annotated[list[str] | None, typer.Option(help="Keep this language; may be repeated.")]
 SkipOption = Annotated[bool, typer.Option("--skip-long", help="Leave out the texts that exceed the model's context, "
                                                               "and say how many.")]

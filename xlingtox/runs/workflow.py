@@ -68,6 +68,15 @@ def plan(
     return _planned(events)
 
 # %% ../../nbs/11_runs/09_workflow.ipynb #a276
+def _stands_for(profile: Profile) -> dict[str, list[str]]:
+    "Model -> roles of the papers' models in whose place it stands; of miniatures, whose names say it, none"
+    roles = {}
+    for role, model in profile.models.items():
+        if not model.model.startswith(("mini:", "shadow:")):
+            roles.setdefault(model.model, []).append(role)
+    return roles
+
+
 def _say_plan(profile: Profile, only: list[str], runs: str | Path, say):
     "Say what would run"
     todo, run = plan(profile, only, runs), Path(runs) / profile.name
@@ -79,6 +88,8 @@ def _say_plan(profile: Profile, only: list[str], runs: str | Path, say):
 
     for line in [*summary(profile, [job for job, _ in todo]), *([] if only else planned_summary(profile))]:
         say(line)
+    for model, roles in _stands_for(profile).items():
+        say(f"{model} would stand in the place of {', '.join(roles)}")
     say(f"{len(todo)} notebooks would run in {run}")
 
 # %% ../../nbs/11_runs/09_workflow.ipynb #c022

@@ -10,6 +10,7 @@ __all__ = ['SCORERS', 'is_trained', 'is_measured', 'load_scorer', 'check_spec', 
 
 # %% ../../nbs/06_scorers/10_by_name.ipynb #h002
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -64,6 +65,9 @@ def load_scorer(
 ) -> Scorer:
     "The scorer that a spec names"
     scorer, where = _split_spec(spec)
+    if is_trained(spec) and not Path(where).exists():
+        raise InputError(f"scorer: {spec} is trained in a run, and kept there; give {scorer.kind}:FOLDER, "
+                         f"such as {scorer.kind}:runs/laptop/models/scorer/{scorer.kind}")
     return scorer.from_spec(where, None)
 
 # %% ../../nbs/06_scorers/10_by_name.ipynb #s184
