@@ -120,3 +120,18 @@ def test_parallel_sentences_that_pair_with_nothing(tmp_path, lost):
     babel.labelled(["en"], n=20).to_parquet(tmp_path / "labelled.parquet")
     with pytest.raises(InputError, match="multiway.csv: no sentence is there in English and, by the same id, in another language"):
         card_of("lexicon:babel", None, str(tmp_path / "labelled.parquet"), str(tmp_path / "multiway.csv"), None, None)
+
+
+def test_a_score_does_not_hang_on_the_texts_beside_it():
+    "To the last bit, so that two runs whose jobs score in another order are equal byte for byte"
+    from types import SimpleNamespace
+
+    from xlingtox.scorers.features import FeaturesScorer
+
+    rng = np.random.default_rng(0)
+    known = {f"text {i}": rng.normal(size=640) for i in range(50)}
+    encoder = SimpleNamespace(represent=lambda texts: np.stack([known[text] for text in texts]))
+    scorer = SimpleNamespace(encoder=encoder, weights={"coefficients": rng.normal(size=640).astype(np.float32), "intercept": np.float32(0.1)})
+    together = FeaturesScorer.assess(scorer, list(known), "en")[0]
+    assert together.tolist() == [FeaturesScorer.assess(scorer, [text], "en")[0][0] for text in known]
+    assert together[7:20].tolist() == FeaturesScorer.assess(scorer, list(known)[7:20], "en")[0].tolist()
