@@ -266,7 +266,7 @@ def evidence_column(
     return {"title": f"Real {size_in_words(n)} on {where}", "pilot": found["pilot"], "day": day, "verdicts": by_claim}
 
 # %% ../../nbs/09_papers/06_evidence.ipynb #eae178e5
-_SETTINGS = {"at", "strength", "offset", "threshold"}  # numbers that say which row it is
+_SETTINGS = {"at", "strength", "offset", "threshold"}  # numbers that may say which row it is
 _SAID = {"note", "detail", "reason"}  # words that do not
 _WITH_INTERVAL = ("value", "r", "beta", "difference", "estimate", "auc")  # those whose interval is called low and high
 
@@ -282,7 +282,9 @@ def _within(ours: pd.DataFrame, theirs: pd.DataFrame) -> tuple[int, int]:
     ends = {c: (f"{c}_low", f"{c}_high") for c in theirs if {f"{c}_low", f"{c}_high"} <= {*theirs}}
     if {"low", "high"} <= {*theirs} and (value := next((c for c in _WITH_INTERVAL if c in theirs), None)):
         ends[value] = ("low", "high")
-    keys = [c for c in theirs if c in _SETTINGS or not pd.api.types.is_numeric_dtype(theirs[c]) and c not in _SAID]
+    keys = [c for c in theirs if not pd.api.types.is_numeric_dtype(theirs[c]) and c not in _SAID]
+    for setting in [c for c in theirs if c in _SETTINGS]:  # those that it takes to tell the rows apart
+        keys += [setting] * bool(theirs.duplicated(keys).any())
     if not keys or not ends or theirs.duplicated(keys).any():
         return 0, 0
     n = sum(int((theirs[value].notna() & theirs[low].notna()).sum()) for value, (low, _) in ends.items())
@@ -313,7 +315,8 @@ def _beside(ours: Path, theirs: Path, name: str) -> dict:
              for key, word in words.items() if mine.get(key) != word]
     stems = list(dict.fromkeys([*old["data"], *old["tables"]]))
     there = [(ours / f"{stem}.csv", _table(theirs / f"{stem}.csv")) for stem in stems]
-    pairs = [(without_texts(_table(mine)) if mine.exists() else pd.DataFrame(), old) for mine, old in there]
+    pairs = [(without_texts(_table(path)).map(without_places) if path.exists() else pd.DataFrame(), archived)
+             for path, archived in there]
     equal = sum(a.to_csv(float_format="%.6g") == b.to_csv(float_format="%.6g") for a, b in pairs)
     numbers, within = map(sum, zip((0, 0), *(_within(a, b) for a, b in pairs), strict=True))
     return {"exhibit": name, "verdicts": len(words), "moved": moved, "tables": len(stems), "equal": equal,

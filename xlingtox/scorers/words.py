@@ -63,9 +63,7 @@ _JOINS = frozenset(" -'.\u2010\u2011\u00b7")  # between the words of a phrase
 def _as_spelt(entries: list[str]) -> re.Pattern | None:
     "What finds entries as they are spelt, where no word goes on before or after them; None where there are none"
     word = f"[{_word_characters()}]"
-    edge = lambda c, look: look if re.match(word, c) else ""  # noqa: E731
-    each = [edge(e[0], f"(?<!{word})") + re.escape(e) + edge(e[-1], f"(?!{word})") for e in entries]
-    return re.compile("|".join(each)) if each else None
+    return re.compile(f"(?<!{word})(?:{'|'.join(map(re.escape, entries))})(?!{word})") if entries else None
 
 
 def _listed(text: str, words: frozenset[str], lengths: dict, longest: int, spelt: re.Pattern | None = None) -> list:
