@@ -94,7 +94,7 @@ def test_a_file_that_lacks_a_tensor_is_refused(tiny, toy_tokenizer, tmp_path):
     tiny_gguf.write(tiny[0], toy_tokenizer, tmp_path / "hole.gguf", rename=lambda name: name.replace("1.ffn_down", "1.ffn_dowm"))
     with pytest.raises(InputError, match=r"hole\.gguf: it lacks the tensors model\.layers\.1\.mlp\.down_proj\.weight"):
         models.load(str(tmp_path / "hole.gguf"))
-    assert not list((tmp_path / "cache/models").glob("gguf-????????????????")), "no half model is kept"
+    assert not list((tmp_path / "cache/models").glob("gguf*")), "no half model is kept"
 
 
 @pytest.mark.parametrize("values, message", [({"split.count": 3}, "is one of 3 files of a model"), ({"general.alignment": 0}, "alignment 0")])

@@ -65,7 +65,7 @@ TEXT = 'The "harbour" & its <friends> were quiet -- then somebody shouted at the
 
 @pytest.mark.parametrize("spell", [str, str.upper, lambda text: text[:-9], lambda text: text[20:], lambda text: text.replace(" ", "\r\n"),
                                    lambda text: f"it said: {text}"])
-@pytest.mark.parametrize("name", ["a.csv", "a.json", "a.svg", "b.svg"])
+@pytest.mark.parametrize("name", ["a.csv", "a.json", "a.svg", "b.svg", "c.svg"])
 def test_a_text_is_found_however_it_is_spelt(tmp_path, name, spell):
     said, file = spell(TEXT), tmp_path / name
     if name == "a.csv":
@@ -74,7 +74,8 @@ def test_a_text_is_found_however_it_is_spelt(tmp_path, name, spell):
         write_json({"caption": {"of": [said]}}, file)
     else:
         escaped = said.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-        file.write_text(f"<svg><!-- {escaped} --></svg>" if name == "a.svg" else f"<svg><text>{escaped}</text></svg>")
+        spelt = {"a.svg": f"<!-- {escaped} -->", "b.svg": f"<text>{escaped}</text>", "c.svg": f"\n <!-- {escaped} -->\n"}
+        file.write_text(f"<svg><g>{spelt[name]}</g></svg>")
     with pytest.raises(InputError, match=f"{name}: holds a text of the run"):
         evidence.check_no_text(tmp_path, {TEXT})
     evidence.check_no_text(tmp_path, {"Another text of this kind, as long as the first one is, about the harbour"})
@@ -109,6 +110,18 @@ def test_neither_weights_nor_places_are_in_it(archive):
         assert entry["versions"]["xlingtox"] and entry["hardware"]["cores"] and entry["finished"]
     assert pd.read_csv(archive / "scorer_cards.csv")["spec"].unique().tolist() == ["words:lists"]
     assert set(pd.read_csv(archive / "verdicts.csv")["claim"]) == {"L1", "L13", "L14"}
+
+
+def test_a_figure_that_names_a_place_is_left_out(run, archive, tmp_path):
+    figure = run / "exhibits/li2024/fig1/fig1.svg"
+    good, name = figure.read_text(), "exhibits/li2024/fig1"
+    assert (archive / name / "fig1.svg").exists()
+    try:
+        figure.write_text(good.replace("</svg>", "<!-- features:/home/me/models/e5 --></svg>"))
+        kept = evidence.keep_evidence(run, tmp_path)
+    finally:
+        figure.write_text(good)
+    assert not (kept / name / "fig1.svg").exists() and "fig1" not in read_json(kept / name / "exhibit.json")["figures"]
 
 
 def test_it_is_of_one_run(run, archive, tmp_path, capsys):

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from xlingtox.core import write_json, write_table
 from xlingtox.papers.neuronft2025.toy import as_claimed
+from xlingtox.papers.unjudged import note
 
 from synthetic_grid import make_grid
 from synthetic_neurons import make_neurons
@@ -114,3 +115,9 @@ def test_a_figure_is_marked_although_its_notebook_forgot(run, monkeypatch):
     card_of(run, ["zh"])
     run_cells("li2024/fig1", run)
     assert "zh†" in drawn(run, "li2024/fig1")
+
+
+def test_each_reason_is_told_by_its_own_words():
+    said = note({"hi": "left-out AUC 0.51, from 0.43", "ko": "no labels", "th": "not scored"})
+    assert said[:3] == ["† not judged, told apart too badly when left out of training: hi (left-out AUC 0.51, from 0.43)",
+                        "† not judged, without labelled text: ko", "† not judged, not a language of the scorer: th"]

@@ -77,7 +77,7 @@ def test_a_scorer_without_english_or_without_a_language_leaves_gaps():
     train, test = hold_out_texts(babel.labelled(["de", "fr"], n=60), 0)
     plain = pd.DataFrame({"lang": ["fr"], "text": ["bonjour"]})
     card = scorer_card(lists, train, test, babel.multiway(["de", "en"], n=8), plain, ["de", "fr"]).set_index("lang")
-    assert card.loc["de", "n"] > 0 and card.loc["fr", "reason"] == "no labels" and np.isnan(card.loc["fr", "plain_alarms"])
+    assert card.loc["de", "n"] > 0 and card.loc["fr", "reason"] == "not scored" and np.isnan(card.loc["fr", "plain_alarms"])
 
 
 @pytest.mark.parametrize("name, content, message", [

@@ -235,6 +235,9 @@ def _from_gguf(file: Path, header: dict):
     return model, tokenizer
 
 # %% ../../nbs/03_models/03_gguf.ipynb #b87f2bc8
+_READ = 2  # which way of reading: 1 did not look for missing tensors
+
+
 def gguf_folder(
     file: str | Path,
 ) -> Path:
@@ -242,7 +245,7 @@ def gguf_folder(
     gguf_header(file)
     file = Path(file).resolve()
     sha256 = _sha256(file)
-    folder = cache_dir() / "models" / f"gguf-{sha256[:16]}"
+    folder = cache_dir() / "models" / f"gguf{_READ}-{sha256[:16]}"
     if folder.exists():
         return folder
     header = check_gguf(file)

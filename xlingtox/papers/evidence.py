@@ -18,6 +18,7 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,7 @@ def _said(file: Path) -> list[str]:
         elif file.suffix == ".json":
             said = _strings(json.load(f))
         else:
-            found = re.findall("<!--(.*?)-->|>([^<]+)<", f.read(), re.S)
+            found = re.findall("<!--(.*?)-->|(?<=>)([^<]+)(?=<)", f.read(), re.S)
             said = [html.unescape(text) for pair in found for text in pair]
     return [" ".join(text.split()) for text in said]
 
@@ -145,6 +146,11 @@ def _table(path: Path) -> pd.DataFrame:
     return read_table(path) if path.stat().st_size > 1 else pd.DataFrame()
 
 
+def _names_a_place(figure: Path) -> bool:
+    "Whether a label of a figure is a path on the machine that drew it"
+    return any(without_places(said) != said for said in _said(figure))
+
+
 def _keep_exhibit(source: Path, target: Path) -> dict:
     "Copy an exhibit, all but its texts; what its manifest says of how it was made"
     found, had_texts = read_json(source / "exhibit.json"), False
@@ -154,7 +160,7 @@ def _keep_exhibit(source: Path, target: Path) -> dict:
         kept = without_texts(table)
         had_texts |= len(kept.columns) < len(table.columns)
         write_table(kept.map(without_places), target / f"{stem}.csv")
-    figures = [] if had_texts else found["figures"]
+    figures = [stem for stem in found["figures"] if not had_texts and not _names_a_place(source / f"{stem}.svg")]
     for stem in figures:
         shutil.copyfile(source / f"{stem}.svg", target / f"{stem}.svg")
     write_json(without_places(found) | {"figures": figures}, target / "exhibit.json")
@@ -356,7 +362,7 @@ def other_models(
 
 def compared_in_words(
     table: pd.DataFrame,  # from `compare_evidence`
-    others: list[str] = (),  # from `other_models`
+    others: Collection[str] = (),  # from `other_models`
 ) -> list[str]:
     "What a run says of itself beside the archived one; nothing where there is none"
     if table.empty:

@@ -86,10 +86,10 @@ def with_judged(table: pd.DataFrame, apart) -> pd.DataFrame:
 
 def note(apart: dict[str, str]) -> list[str]:
     "A line below a table, for each reason"
-    reasons = {}
+    reasons, kinds = {}, {"no labels": "without labelled text", "not scored": "not a language of the scorer"}
     for lang, reason in sorted(apart.items()):
-        kind = "without labelled text" if reason == "no labels" else "told apart too badly when left out of training"
-        reasons.setdefault(kind, []).append(lang if reason == "no labels" else f"{lang} ({reason})")
+        kind = kinds.get(reason, "told apart too badly when left out of training")
+        reasons.setdefault(kind, []).append(lang if reason in kinds else f"{lang} ({reason})")
     lines = [f"{DAGGER} not judged, {kind}: {', '.join(langs)}" for kind, langs in reasons.items()]
     return lines + [f"averages over languages include those with {DAGGER}, verdicts do not"] * bool(apart)
 

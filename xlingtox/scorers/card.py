@@ -118,8 +118,10 @@ def _own_auc(scorer: Scorer, rows: pd.DataFrame) -> pd.DataFrame:
     return _auc(rows, np.concatenate([*said, np.array([])]))
 
 
-def _reason(row) -> str:
+def _reason(row, languages) -> str:
     "Why no verdict may rest on a language; empty where one may"
+    if languages is not None and row["lang"] not in languages:
+        return "not scored"
     if not np.isfinite(row["left_out"]):
         return "no labels" if not row["n"] > 0 else "no AUC"
     low = row["left_out_low"]
@@ -147,7 +149,7 @@ def scorer_card(
     card["plain_alarms"] = card["lang"].map(false_alarms(scorer, plain))
     card = card.merge(parallel_agreement(scorer, parallel), how="left")
     card = card.assign(n=card["n"].fillna(0).astype(int), n_toxic=card["n_toxic"].fillna(0).astype(int),
-                       reason=[_reason(row) for row in card.to_dict("records")])
+                       reason=[_reason(row, scorer.languages) for row in card.to_dict("records")])
     card.insert(0, "scorer", scorer.name)
     return card.assign(judged=card["reason"] == "", version=scorer.version)
 
