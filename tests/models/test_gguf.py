@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from xlingtox import babel, models
+from xlingtox import babel, models, profiles
 from xlingtox.core import InputError
 from xlingtox.languages import LANGUAGES
 from xlingtox.models import gguf
@@ -95,6 +95,18 @@ def test_a_file_that_lacks_a_tensor_is_refused(tiny, toy_tokenizer, tmp_path):
     with pytest.raises(InputError, match=r"hole\.gguf: it lacks the tensors model\.layers\.1\.mlp\.down_proj\.weight"):
         models.load(str(tmp_path / "hole.gguf"))
     assert not list((tmp_path / "cache/models").glob("gguf*")), "no half model is kept"
+
+
+def test_a_profile_opens_the_file_before_anything_runs(tiny, tmp_path, monkeypatch):
+    "What is cut or of another kind is said by a dry run; the memory is another machine's, perhaps"
+    monkeypatch.setattr(gguf, "_check_memory", lambda *a: pytest.fail("this machine may be the cluster's front door"))
+    for name in ("parallel-prompts", "paradetox-splits", "hate-corpora"):
+        (tmp_path / name).mkdir()
+    assert profiles.load_profile("laptop", tmp_path, model=tiny[1]).judge.model == tiny[1]
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(Path(tiny[1]).read_bytes()[:-1000])
+    with pytest.raises(InputError, match=r"laptop\.yaml: .*cut\.gguf: cut: it has"):
+        profiles.load_profile("laptop", tmp_path, model=str(cut))
 
 
 @pytest.mark.parametrize("values, message", [({"split.count": 3}, "is one of 3 files of a model"), ({"general.alignment": 0}, "alignment 0")])

@@ -20,6 +20,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ..core import InputError, closest, paper_dir, read_json
+from ..models.gguf import check_gguf
 from .profile import Profile
 from .sections import LANGUAGE_SETS, accelerate_file, source_paths
 from .variants import merge
@@ -239,6 +240,8 @@ def _check_presence(profile: Profile):
                 raise InputError(f"data.{kind}.source: no such file or folder: {path}")
             if f"file:{path}" in section.source and not path.is_file():
                 raise InputError(f"data.{kind}.source: {path} is no file")
+    for name in {m.model for m in [*profile.models.values(), profile.judge] if m.model.endswith(".gguf")}:
+        check_gguf(name, memory=False)  # another machine may run it
     _check_packages(profile)
 
 

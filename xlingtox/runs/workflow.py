@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ..core import InputError, closest, read_json, write_json
 from ..locks import _lock
+from ..models.registry import model_registry
 from ..profiles.profile import Profile
 from ..profiles.read import load_profile, load_run
 from . import warm
@@ -70,11 +71,21 @@ def plan(
 # %% ../../nbs/11_runs/09_workflow.ipynb #a276
 def _stands_for(profile: Profile) -> dict[str, list[str]]:
     "Model -> roles of the papers' models in whose place it stands; of miniatures, whose names say it, none"
-    roles = {}
+    roles, published = {}, model_registry()["hub"]
     for role, model in profile.models.items():
-        if not model.model.startswith(("mini:", "shadow:")):
+        if not model.model.startswith(("mini:", "shadow:")) and model.model != published.get(role):
             roles.setdefault(model.model, []).append(role)
     return roles
+
+
+def _archived_time(profile: Profile) -> list[str]:
+    "How long the archived run of a profile took, where there is one"
+    from xlingtox.papers.evidence import archived_run
+
+    found = archived_run(profile.name)
+    machines = [(f"{m['cores']} cores", m["gpu"]) for m in found.get("machines", ())]
+    where = [cores if gpu == "none" else f"{cores} and {gpu}" for cores, gpu in machines]
+    return [f"the archived run took {found['seconds'] / 3600:.1f} hours on {', then '.join(where)}"] if where else []
 
 
 def _say_plan(profile: Profile, only: list[str], runs: str | Path, say):
@@ -86,7 +97,8 @@ def _say_plan(profile: Profile, only: list[str], runs: str | Path, say):
         return say(f"nothing to do: {len(select(profile, only))} exhibits are up to date in {run}")
     from xlingtox.profiles.estimates import planned_summary, summary
 
-    for line in [*summary(profile, [job for job, _ in todo]), *([] if only else planned_summary(profile))]:
+    whole = [] if only else [*planned_summary(profile), *_archived_time(profile)]
+    for line in [*summary(profile, [job for job, _ in todo]), *whole]:
         say(line)
     for model, roles in _stands_for(profile).items():
         say(f"{model} would stand in the place of {', '.join(roles)}")
