@@ -80,6 +80,13 @@ def test_a_scorer_without_english_or_without_a_language_leaves_gaps():
     assert card.loc["de", "n"] > 0 and card.loc["fr", "reason"] == "not scored" and np.isnan(card.loc["fr", "plain_alarms"])
 
 
+def test_two_lists_of_one_language_are_not_one(tmp_path):
+    (tmp_path / "de.txt").write_text("Dieb\n")
+    (tmp_path / "de").write_text("Lump\n")
+    with pytest.raises(InputError, match=r"de and de\.txt are both lists of de; keep one of them"):
+        read_word_lists(tmp_path)
+
+
 @pytest.mark.parametrize("name, content, message", [
     ("de.txt", "Dieb\nLügner\n".encode("latin-1"), "de.txt, line 2: not UTF-8; save the list as UTF-8"),
     ("de", "Dieb\nL\ufffdgner\n".encode(), "de, line 2: a character that no word has"),

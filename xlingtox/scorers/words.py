@@ -38,8 +38,14 @@ def _decoded(file: Path) -> str:
 def _list_files(folder: Path) -> dict[str, Path]:
     "Language code -> the file of its list"
     files = sorted(f for f in folder.iterdir() if f.is_file()) if folder.is_dir() else []
-    named = {f.name.lower().removesuffix(".txt"): f for f in files}
-    if not (found := {lang: file for lang, file in named.items() if lang in LANGUAGES.index}):
+    found = {}
+    for file in files:
+        if (lang := file.name.lower().removesuffix(".txt")) in LANGUAGES.index:
+            if lang in found:
+                both = f"{found[lang].name} and {file.name}"
+                raise InputError(f"scorer words: {folder}: {both} are both lists of {lang}; keep one of them")
+            found[lang] = file
+    if not found:
         raise InputError(f"scorer words: {folder}: no list in it; expected a folder with files such as en.txt and "
                          "de.txt")
     return found
