@@ -201,6 +201,22 @@ def _gpus() -> dict:
     peak = max(torch.cuda.max_memory_allocated(i) for i in range(len(each)))
     return {"gpu": ", ".join(names), "peak_gpu_memory_gib": round(peak / 2**30, 3)}
 
+# %% ../nbs/00_ground/00_core.ipynb #7be2d0c1
+_WIDE = ("amx_bf16", "avx512_bf16", "avx512f", "avx2", "bf16", "sve", "asimd")  # instructions that sums hang on
+
+
+@functools.cache
+def _processor(file: str = "/proc/cpuinfo") -> dict:
+    "The processor's name and, on Linux, which of the wide instructions it has"
+    try:
+        first = Path(file).read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
+    except OSError:
+        return {"processor": platform.processor() or platform.machine()}
+    said = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
+    has = f"{said.get('flags', '')} {said.get('Features', '')}".split()  # on x86, on ARM
+    return {"processor": said.get("model name") or platform.processor() or platform.machine(),
+            "instructions": " ".join(name for name in _WIDE if name in has)}
+
 # %% ../nbs/00_ground/00_core.ipynb #0a96f2a0
 def _peak_memory() -> dict:
     "The most memory that this process held at once"
@@ -213,10 +229,10 @@ def _peak_memory() -> dict:
 
 
 def hardware() -> dict:
-    "The machine: `machine cores system memory_gib gpu`, and where it is known `peak_memory_gib peak_gpu_memory_gib`"
+    "The machine: `machine processor cores system memory_gib gpu`, where known `instructions` and the peaks of memory"
     import psutil
 
-    return {"machine": platform.machine(), "cores": os.cpu_count(), "system": platform.system(),
+    return {"machine": platform.machine(), **_processor(), "cores": os.cpu_count(), "system": platform.system(),
             "memory_gib": round(psutil.virtual_memory().total / 2**30, 1), **_gpus(), **_peak_memory()}
 
 # %% ../nbs/00_ground/00_core.ipynb #k035
