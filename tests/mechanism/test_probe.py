@@ -133,3 +133,15 @@ def test_one_class_zero_shot_has_no_auc(toy_model, toy_tokenizer):
     labelled = labelled[(labelled["lang"] == "en") | labelled["toxic"].astype(bool)]
     _, table = fit_probe(toy_model("gpt2"), toy_tokenizer, labelled, learning_rate=1e-2)
     assert pd.isna(table.set_index("lang").loc["de", ["auc", "p"]]).all()
+
+
+def test_texts_whose_probability_is_one_are_still_ordered():
+    "States of a real model are large: 40 and 47 are the same probability and not the same order"
+    from xlingtox.mechanism.probe import _measures
+
+    probe = Probe(np.full(4, 10, np.float32))
+    states = np.array([[1, 1, 1, 1], [1, 1, 1, 1.1], [1, 1, 1.3, 1.4], [1, 1, 1, 2]])
+    assert (probe.score(states) == 1).all()
+    row = _measures(pd.DataFrame({"lang": "hi", "toxic": [0, 0, 1, 1]}), probe.logits(states)).loc[0]
+    assert row["auc"] == 1 and row["p"] < 0.2 and row["brier"] == 0.5 and row["accuracy"] == 0.5
+    assert np.isfinite(probe.score(-1000 * states)).all(), "nor does a probability of 0 overflow"

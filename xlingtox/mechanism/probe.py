@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
+from scipy.special import expit
 
 from ..core import InputError, atomic_path, check_columns, read_json, write_json
 from ..representations import _by_length, _padded_batch, _pool
@@ -70,15 +71,24 @@ class Probe:
 
 # %% ../../nbs/08_mechanism/00_probe.ipynb #a019
 @patch
+def logits(
+    self: Probe,
+    states: np.ndarray,  # [n, d] from `mean_last_states`
+) -> np.ndarray:  # [n]
+    "Log-odds that each text is toxic: what ranks texts, since probabilities so near to 1 that they are 1 rank none"
+    if states.shape[-1] != len(self.weight):
+        raise InputError(f"the probe is {len(self.weight)} wide and the states {states.shape[-1]}: "
+                         "it was trained on another model")
+    return states.astype(float) @ self.weight + self.bias
+
+
+@patch
 def score(
     self: Probe,
     states: np.ndarray,  # [n, d] from `mean_last_states`
 ) -> np.ndarray:  # [n], in [0, 1]
     "Probability that each text is toxic"
-    if states.shape[-1] != len(self.weight):
-        raise InputError(f"the probe is {len(self.weight)} wide and the states {states.shape[-1]}: "
-                         "it was trained on another model")
-    return 1 / (1 + np.exp(-(states.astype(float) @ self.weight + self.bias)))
+    return expit(self.logits(states))
 
 # %% ../../nbs/08_mechanism/00_probe.ipynb #a022
 def _both_classes(toxic) -> np.ndarray:
@@ -149,12 +159,12 @@ def _no_difference(scores: np.ndarray, toxic: np.ndarray) -> float:
     return float(mannwhitneyu(scores[toxic], scores[~toxic], alternative="greater").pvalue)
 
 # %% ../../nbs/08_mechanism/00_probe.ipynb #a038
-def _measures(labelled: pd.DataFrame, scores: np.ndarray) -> pd.DataFrame:
-    "ROC-AUC with its interval, accuracy at 0.5 and p of each language"
+def _measures(labelled: pd.DataFrame, logits: np.ndarray) -> pd.DataFrame:
+    "ROC-AUC with its interval and p of each language, by the order of the logits; accuracy at probability 0.5, Brier"
     toxic, by_lang = labelled["toxic"].astype(bool).to_numpy(), labelled["lang"].to_numpy()
-    table = auc_table(labelled, scores)
-    table["accuracy"] = table["lang"].map(pd.Series((scores >= 0.5) == toxic).groupby(by_lang).mean())
-    table["p"] = [_no_difference(scores[by_lang == code], toxic[by_lang == code]) for code in table["lang"]]
+    table = auc_table(labelled, logits).assign(brier=auc_table(labelled, expit(logits))["brier"])
+    table["accuracy"] = table["lang"].map(pd.Series((logits >= 0) == toxic).groupby(by_lang).mean())
+    table["p"] = [_no_difference(logits[by_lang == code], toxic[by_lang == code]) for code in table["lang"]]
     return table
 
 # %% ../../nbs/08_mechanism/00_probe.ipynb #c010
@@ -179,7 +189,7 @@ def fit_probe(
     measured = pd.concat([test, others if zero_shot is None else _some_of_each(others, zero_shot)])
     read = lambda texts: mean_last_states(model, tokenizer, texts, read_batch_size, max_length)  # noqa: E731
     probe = train_probe(read(train["text"]), train["toxic"], **settings)
-    table = _measures(measured, probe.score(read(measured["text"])))
+    table = _measures(measured, probe.logits(read(measured["text"])))
     table.insert(1, "split", np.where(table["lang"] == lang, "held out", "zero-shot"))
     probe.about |= {"lang": lang, "model_type": getattr(model.config, "model_type", ""), "width": len(probe.weight)}
     return probe, table

@@ -6,7 +6,8 @@ Docs: https://xlingtox.github.io/xlingtox/10_profiles/costs.html.md"""
 
 # %% auto #0
 __all__ = ['ASSUMPTIONS', 'VALUE', 'UNKNOWN', 'BYTES', 'ROWS', 'TRAINED', 'billions', 'counted_billions', 'n_rows_each', 'n_rows',
-           'comment_tokens', 'Cost', 'on_a_core', 'speed', 'hours_of', 'hours_of_writing', 'quota', 'hours_of_waiting']
+           'comment_tokens', 'pair_tokens', 'Cost', 'on_a_core', 'speed', 'hours_of', 'hours_of_writing', 'quota',
+           'hours_of_waiting']
 
 # %% ../../nbs/10_profiles/04_costs.ipynb #c002
 import contextlib
@@ -128,12 +129,23 @@ def n_rows(
     return n_rows_each(section) * (1 if kind == "preference" else len(section.languages or profile.languages))
 
 # %% ../../nbs/10_profiles/04_costs.ipynb #9e440d85
+def _is_short(section: Data) -> bool:
+    "Whether its texts are sentences and no comments"
+    return {split_source(source)[0] for source in section.source} <= {"paradetox", "hate", "babel"}
+
+
 def comment_tokens(
     section: Data,
 ) -> int:
     "Tokens of one labelled text, by its source"
-    kinds = {split_source(source)[0] for source in section.source}
-    return VALUE["tokens_short" if kinds <= {"paradetox", "hate", "babel"} else "tokens_comment"]
+    return VALUE["tokens_short" if _is_short(section) else "tokens_comment"]
+
+
+def pair_tokens(
+    section: Data,
+) -> int:
+    "Tokens of a preference pair, by its source"
+    return 2 * VALUE["tokens_short"] if _is_short(section) else VALUE["tokens_pair"]
 
 # %% ../../nbs/10_profiles/04_costs.ipynb #c018
 @dataclass(frozen=True)

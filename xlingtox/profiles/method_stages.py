@@ -12,7 +12,9 @@ from collections.abc import Callable
 
 from ..mechanism.treatments import TREATMENTS
 from .card import Stage, _light, _memory, _model_of, _Size, _size, _started, _trained, made
-from .costs import TRAINED, VALUE, Cost, hours_of, hours_of_waiting, hours_of_writing, n_rows
+from xlingtox.profiles.costs import (
+    TRAINED, VALUE, Cost, hours_of, hours_of_waiting, hours_of_writing, n_rows, pair_tokens,
+)
 from .methods import method_jobs, waits_for
 from .variants import tuned
 
@@ -88,7 +90,7 @@ def _tuning_hours(p, role, name, s: _Size) -> float:
     if name in ("base", "dpo") or TREATMENTS[name].kind != "tuned":
         return 0.0
     epochs = tuned(p, role)[_own_dpo(p, role)]["epochs"] if name in LOSSES else p.methods.tuning.epochs
-    tokens = n_rows(p, "preference") * epochs * VALUE["tokens_pair"]
+    tokens = n_rows(p, "preference") * epochs * pair_tokens(p.data["preference"])
     return hours_of((TRAINED["full"] + 2) * s.billions * 1e9 * tokens, "share_train", s.peak)
 
 

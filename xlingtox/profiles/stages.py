@@ -19,6 +19,7 @@ from xlingtox.profiles.card import (
 )
 from xlingtox.profiles.costs import (
     BYTES, TRAINED, VALUE, Cost, comment_tokens, counted_billions, hours_of, hours_of_waiting, hours_of_writing, n_rows,
+    pair_tokens,
 )
 from .grid_stages import GRID_STAGES
 from .method_stages import METHOD_STAGES
@@ -84,9 +85,9 @@ def _scorer_cost(p, role, variant) -> Cost:
     "An encoder that reads every labelled text, once"
     if not _listens(p):
         return _light(p, role, variant)
-    s = _size(p, next(iter(p.models)), "base")
+    s, read = _size(p, next(iter(p.models)), "base"), _billions_that_judge(p, "features:train")
     tokens = n_rows(p, "labelled") * comment_tokens(p.data["labelled"])
-    return _started(s.billions, hours_of(2 * s.billions * 1e9 * tokens, "share_read", s.peak), 0.01, *_memory(s))
+    return _started(s.billions, hours_of(2 * read * 1e9 * tokens, "share_read", s.peak), 0.01, *_memory(s))
 
 # %% ../../nbs/10_profiles/05_stages.ipynb #c016
 def tuned_group(p, role: str, group: str) -> list[str]:
@@ -115,8 +116,10 @@ def _tune_cost(p, role, variant) -> Cost:
     pairs = n_rows(p, "preference") * settings["epochs"]
     if settings["max_steps"] is not None:
         pairs = settings["max_steps"] * settings["batch_size"] * settings["gradient_accumulation"]
-    operations = (TRAINED["full" if s.tuned_fully else "adapter"] + 2) * s.billions * 1e9 * pairs * VALUE["tokens_pair"]
-    hours = hours_of(operations, "share_train", "peak_32" if settings["precision"] == "float32" else "peak_16")
+    operations = (TRAINED["full" if s.tuned_fully else "adapter"] + 2) * s.billions * 1e9 * pairs
+    operations *= pair_tokens(p.data["preference"])
+    wide = settings["precision"] == "float32" and s.width == 4  # weights of 16 bits are multiplied as they are
+    hours = hours_of(operations, "share_train", "peak_32" if wide else "peak_16")
     # weights, gradients, mean squares; or four bits and an adapter
     gpu = 4 + s.billions * (4 * 3.5 if s.tuned_fully else 1.5)
     return _started(s.billions, hours, s.billions * (4 if s.tuned_fully else 0.1), 3 + 1.5 * s.billions * s.width, gpu)
@@ -158,7 +161,8 @@ def _billions_that_judge(p, spec: str) -> float:
     if spec == "features:train":
         model = next(iter(p.models.values())) if p.features.model is None else p.features
         found = counted_billions(model.model)
-        return found if found >= VALUE["small"] else 0
+        read = found / 3 if p.features.layer is None else found  # a third of the layers, or at most all
+        return read if found >= VALUE["small"] else 0
     return billions_of(spec)
 
 
