@@ -80,6 +80,11 @@ def test_a_scorer_without_english_or_without_a_language_leaves_gaps():
     assert card.loc["de", "n"] > 0 and card.loc["fr", "reason"] == "not scored" and np.isnan(card.loc["fr", "plain_alarms"])
 
 
+def test_spaces_and_ends_of_lines_do_not_hide_a_disguised_phrase():
+    scorer = WordsScorer({"en": ["f@@l x", "bad word"]})
+    assert scorer.score(["f@@l x", "f@@l  x", "f@@l\nx", "bad\n word", "f@@lx"], "en").tolist() == [1, 1, 1, 1, 0]
+
+
 def test_two_lists_of_one_language_are_not_one(tmp_path):
     (tmp_path / "de.txt").write_text("Dieb\n")
     (tmp_path / "de").write_text("Lump\n")

@@ -74,7 +74,7 @@ def _as_spelt(entries: list[str]) -> re.Pattern | None:
 
 def _listed(text: str, words: frozenset[str], lengths: dict, longest: int, spelt: re.Pattern | None = None) -> list:
     "The words and phrases of a list in a text"
-    pieces, found = pieces_pattern().findall(fold(text)), spelt.findall(fold(text)) if spelt else []
+    pieces, found = pieces_pattern().findall(fold(text)), spelt.findall(" ".join(fold(text).split())) if spelt else []
     for i, piece in enumerate(pieces):
         runs = [" ".join(pieces[i:i + n]) for n in range(1, longest + 1) if i + n <= len(pieces)]
         found += [run for run in runs if run in words]
@@ -96,7 +96,7 @@ class WordsScorer:
         self,
         lists: dict[str, list[str]],  # language -> words and phrases, of `read_word_lists`
     ):
-        self.languages, self.version, self._lists = frozenset(lists), digest(["words 2", lists]), {}
+        self.languages, self.version, self._lists = frozenset(lists), digest(["words 3", lists]), {}
         for lang, entries in lists.items():
             spelt = [entry for entry in entries if not _JOINS.issuperset(pieces_pattern().sub("", entry))]
             words = [" ".join(pieces_pattern().findall(entry)) for entry in {*entries}.difference(spelt)]

@@ -233,6 +233,7 @@ def judge_l9(
 
     Holds: they are more toxic than random vectors; two toxic tokens of one differ in language half
     the time or more, by the low end of the interval.
+    Cannot tell: of most of them fewer than two tokens have a known language.
     Fails: the toxic tokens of each are of one language, strays aside, or no more than a random vector has.
     """
     from scipy.stats import mannwhitneyu
@@ -243,6 +244,9 @@ def judge_l9(
     if sites["n_toxic"].isna().any():
         return verdict("L9", name, None, "the tokens' toxicity is unknown", published, n=len(actual),
                        detail="A lexicon (sites.lexicon) would tell.")
+    if (few := actual["n_known"] < 2).mean() > 0.5:
+        return verdict("L9", name, None, "cannot tell: of too few promoted tokens the language is known", published,
+                       n=len(actual), detail=f"It takes two of one vector; {few.sum()} of {len(actual)} have fewer.")
     p_toxic = mannwhitneyu(*(s["n_toxic"].astype(float) for s in (actual, random)), alternative="greater").pvalue
     found, toxic = mixture_of_languages(sites, tokens), bool(p_toxic < LEVEL)
     detail = _detail_of_languages(actual, random, int(tokens["place"].max()), p_toxic)

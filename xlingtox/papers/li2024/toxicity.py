@@ -250,6 +250,9 @@ def judge_l5(
     said = [f"{MODELS[published_role(role)][0]}: {changes(of)}" for role, of in dist.groupby("role", sort=False)]
     detail = f"Each falls, {_HOW} Interval: change in % of {TITLES[least['metric']]}, which falls least surely."
     if not dist["falls"].all():
+        sure, names = dist["decrease_low"] > 0, dist["metric"].map(TITLES)
+        ways = {"the bootstrap": names[~sure], "the mixed model alone": names[sure & ~dist["falls"]]}
+        detail += "".join(f" By {how} {', '.join(of.unique())} may not fall." for how, of in ways.items() if len(of))
         detail += " Diversity that stays means that tuning moved what is said without narrowing how it is said."
     return verdict("L5", name, bool(dist["falls"].all()), "; ".join(said),
                    "Dist-1, Dist-2 and Dist-3 fall, most in models of 7B and 8B",
