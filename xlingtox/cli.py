@@ -133,7 +133,10 @@ def score(
                                              "words of the miniature world alone.")],
     out: _TableOption,
 ):
-    "Score the toxicity of generations; nothing is scored twice."
+    """Score the toxicity of generations; nothing is scored twice.
+
+    Scores are kept in scores.sqlite in the cache, whose folder `xlingtox doctor` names.
+    """
     from xlingtox.runs.tables import check_out, write_out
 
     from xlingtox import core

@@ -162,6 +162,8 @@ def test_get(server, tmp_path, monkeypatch):
         catalogue.get("parallel-prompts", tmp_path, server.address)
     assert "mine" in file.read_text()
     assert catalogue.check(source)[1][1] == "1 of 2 files are the released ones; not dpo_toxicity_pairwise_en_200.jsonl"
+    file.unlink()
+    assert catalogue.check(source)[1][1] == "1 of 1 files are the released ones; 1 of the release are not there: dpo_toxicity_pairwise_en_200.jsonl"
 
 
 def test_get_says_what_to_do(server, tmp_path):
@@ -296,7 +298,8 @@ def test_real_texts_go_through(model, real_data, tmp_path, source, rows, n_lang)
     assert int(found[2]) == rows
     assert len(pd.read_parquet(tmp_path / "g.parquet")) == rows - int(found[1])
     cache = {"XLINGTOX_CACHE": str(tmp_path / "cache")}
-    assert xlingtox("score", "--in", "g.parquet", "--scorer", "lexicon:babel", "--out", "s.parquet", cwd=tmp_path, **cache) == (0, "", "")
+    code, out, said = xlingtox("score", "--in", "g.parquet", "--scorer", "lexicon:babel", "--out", "s.parquet", cwd=tmp_path, **cache)
+    assert (code, out) == (0, "") and said.startswith("lexicon:babel knows few of the words of these texts"), "they are of another world"
     code, out, _ = xlingtox("metrics", "--in", "s.parquet", "--json", cwd=tmp_path)
     assert code == 0 and {row["lang"] for row in json.loads(out)} == set(pd.read_parquet(tmp_path / "g.parquet")["lang"])
     code, _, err = xlingtox("retrieval", "--model", model, "--texts", source, "--skip-long", "--out", "r.csv", cwd=tmp_path)

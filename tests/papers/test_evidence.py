@@ -32,6 +32,7 @@ def run(tmp_path_factory):
     for role in ("mgpt", "judge"):
         (run / "models" / role / "base").mkdir(parents=True)
         save_file({"w": np.ones((2, 3), np.float32)}, run / "models" / role / "base/model.safetensors")
+        write_json({"file": "gemma.gguf", "sha256": "f" * 64}, run / "models" / role / "base/source.json")
     write_table(card(0.7, 0.6), run / "scorer_card/all.parquet")
     for name in EXHIBITS:
         run_cells(name, run)
@@ -114,6 +115,7 @@ def test_neither_weights_nor_places_are_in_it(archive):
     assert not [name for name, said in files.items() if "/home/me" in said]
     about = read_json(archive / "manifest.json")
     assert about["models"]["mgpt"]["model"] == "gemma.gguf" and about["models"]["mgpt"]["parameters"] == 6
+    assert about["models"]["mgpt"]["file_sha256"] == "f" * 64 != about["models"]["mgpt"]["sha256"]
     assert len(about["models"]["mgpt"]["sha256"]) == 64 and about["settings"]["data"]["prompts"]["source"] == ["rtp-lx:rtp"]
     for entry in about["exhibits"].values():
         assert entry["versions"]["xlingtox"] and entry["hardware"]["cores"] and entry["finished"]

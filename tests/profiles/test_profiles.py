@@ -1,8 +1,10 @@
 """Profiles: what is read, what is refused and in which words."""
 import re
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 from xlingtox import profiles
 from xlingtox.core import InputError
 from xlingtox.models import registry
@@ -340,11 +342,23 @@ def test_not_utf8(tmp_path):
         profiles.load_profile(tmp_path / "mine.yaml")
 
 
+def test_data_that_are_not_there_are_said_with_the_way_to_get_them(tmp_path):
+    (tmp_path / "paradetox-splits").mkdir()
+    with pytest.raises(InputError, match=f"{tmp_path}/parallel-prompts; fetch it: xlingtox data get parallel-prompts --to {tmp_path}$"):
+        profiles.load_profile("laptop", tmp_path)
+    (tmp_path / "parallel-prompts").mkdir()
+    with pytest.raises(InputError, match=f"fetch it: xlingtox data get ibrohim2019 --to {tmp_path}/hate-corpora$"):
+        profiles.load_profile("laptop", tmp_path)
+
+
 def test_a_profile_that_leaves_its_model_open(tmp_path):
     for name in ("parallel-prompts", "paradetox-splits", "hate-corpora"):
         (tmp_path / name).mkdir()
     assert {m.model for m in profiles.load_profile("laptop", tmp_path).models.values()} == {"google/gemma-3-270m"}
     (tmp_path / "model").mkdir()
+    with pytest.raises(InputError, match="laptop.yaml: .*model: has no safetensors weights"):
+        profiles.load_profile("laptop", tmp_path, model=str(tmp_path / "model"))
+    save_file({"w": np.ones(2, np.float32)}, tmp_path / "model/model.safetensors")
     profile = profiles.load_profile("laptop", tmp_path, model=str(tmp_path / "model"))
     assert profile.models["mgpt"].model == profile.judge.model == profile.neuronft2025.responder == str(tmp_path / "model")
     assert set(profiles.tuned(profile, "mgpt", "swapped")) == {"swapped-0"}
@@ -389,5 +403,5 @@ def test_scorers_of_a_run_need_labelled_text(mine, tmp_path):
     digests = {profiles.settings_digest(p, "scorer") for p in (profile, mine(scorer="features:train"),
                                                                  mine(scorer="features:train", features={"layer": 2}))}
     assert len(digests) == 3
-    with pytest.raises(InputError, match="languages: scorer words:.* does not support de"):
+    with pytest.raises(InputError, match="languages: scorer words:.* has no list for de: a list is named de.txt, and the folder holds en.txt, mine.yaml"):
         mine(scorer=f"words:{tmp_path}", languages=["en", "de"], beniwal2025=None, neuronft2025=None)

@@ -6,7 +6,7 @@ Docs: https://xlingtox.github.io/xlingtox/02_data/catalogue.html.md"""
 
 # %% auto #0
 __all__ = ['MOST_FILE', 'SCHEMA_OF', 'data_sets', 'data_set', 'released_files', 'DownloadError', 'checksum_of', 'is_released',
-           'download', 'get', 'schema_of', 'compare_released', 'check', 'veil', 'first_rows']
+           'download', 'get', 'schema_of', 'missing_released', 'compare_released', 'check', 'veil', 'first_rows']
 
 # %% ../../nbs/02_data/07_catalogue.ipynb #h002
 import hashlib
@@ -231,6 +231,17 @@ def _files_to_compare(source: str) -> pd.DataFrame:
     return files[files["name"].isin(names) & (files["checksum"] != "")]
 
 # %% ../../nbs/02_data/07_catalogue.ipynb #a055
+def missing_released(source: str) -> list[str]:
+    "Files of a released data set that a folder lacks, where it holds one of them at least"
+    path, files = source_path(source), _files_to_compare(source)
+    if not (path and path.is_dir()):
+        return []
+    there = [p.name for p in path.rglob("*") if p.is_file()]
+    held = [any(name.endswith(f.split("/")[-1]) for name in there) for f in files["file"]]
+    begun = set(files["name"][held])
+    return [f for f, name, has in zip(files["file"], files["name"], held, strict=True) if name in begun and not has]
+
+
 def compare_released(source: str) -> tuple[list[str], int]:
     "Names of a source's files that differ from the release, and how many were compared, by the end of their names"
     path, files = source_path(source), _files_to_compare(source)
@@ -246,7 +257,9 @@ def _remark_released(source: str) -> list[str]:
     "A remark on how many of a source's files are the released ones; none where nothing can be compared"
     differing, found = compare_released(source)
     others = "; not " * bool(differing) + ", ".join(differing[:3])
-    return [f"{found - len(differing)} of {found} files are the released ones{others}"] * bool(found)
+    lacks = missing_released(source)
+    more = f"; {len(lacks)} of the release are not there: {', '.join(lacks[:3])}" if lacks else ""
+    return [f"{found - len(differing)} of {found} files are the released ones{others}{more}"] * bool(found)
 
 # %% ../../nbs/02_data/07_catalogue.ipynb #a061
 def check(

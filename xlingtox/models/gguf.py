@@ -66,7 +66,8 @@ def gguf_header(
     except IsADirectoryError:
         raise InputError(f"{file}: is a folder; give the file in it") from None
     except (struct.error, KeyError, UnicodeDecodeError, MemoryError, OverflowError, RecursionError) as e:
-        raise InputError(f"{file}: cut or damaged in its head ({type(e).__name__}); get the file again") from None
+        what = "it ends too early" if isinstance(e, struct.error) else type(e).__name__
+        raise InputError(f"{file}: cut or damaged in its head ({what}); get the file again") from None
     step = values.get("general.alignment", 32)
     if not isinstance(step, int) or step < 1:
         raise InputError(f"{file}: cut or damaged in its head (alignment {step!r}); get the file again")

@@ -127,13 +127,20 @@ def _weights(folder: Path) -> dict:
     return {"sha256": h.hexdigest(), "parameters": n} if n else {}
 
 
-def models_of(run: Path, settings: dict) -> dict[str, dict]:  # role -> model, revision, sha256, parameters
+def _file(folder: Path) -> dict:
+    "SHA-256 of the one file that weights were read of, which is not that of the weights; nothing of a folder's"
+    source = read_json(folder / "source.json") if (folder / "source.json").is_file() else {}
+    return {"file_sha256": source["sha256"]} if "sha256" in source else {}
+
+
+def models_of(run: Path, settings: dict) -> dict[str, dict]:  # role -> model revision file_sha256 sha256 parameters
     "What stood in the place of the papers' models"
     named = settings["models"] | ({"judge": settings["judge"]} if settings.get("judge") else {})
     if settings.get("shadow_of") or any(m["model"].startswith(("mini:", "shadow:")) for m in named.values()):
         raise InputError(f"{run}: its models are miniatures or shadows; evidence is of real models")
     return {role: {"model": without_places(m["model"]), "revision": m.get("revision"), "dtype": m.get("dtype")}
-            | _weights(run / "models" / role / "base") for role, m in named.items()}
+            | _file(run / "models" / role / "base") | _weights(run / "models" / role / "base")
+            for role, m in named.items()}
 
 # %% ../../nbs/09_papers/06_evidence.ipynb #147a9883
 def evidence_dir() -> Path:

@@ -78,6 +78,8 @@ def read_side(
 ) -> tuple[pd.DataFrame, set]:  # entry model lang prompt_id max mean any n_scored n_missing k; how it was judged
     "One side of a comparison"
     place, name = split_place(spec)
+    if not Path(place).exists():
+        raise InputError(f"{place}: no such run or table")
     table, judged = _of_run(Path(place)) if Path(place).is_dir() else _of_file(Path(place))
     return _chosen(table.astype({"prompt_id": str, "model": str}), name, place), judged
 

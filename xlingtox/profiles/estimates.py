@@ -88,7 +88,7 @@ def summary(
     if waits > 1:
         lines.append(f"{_answers([profile.scorer, *profile.agreement])}; {waits:.0f} hours of waiting")
     models = [*profile.models.values(), profile.judge]
-    if unknown := [m.model for m in models if billions(m.model, m.dtype) is None]:
+    if unknown := dict.fromkeys(m.model for m in models if billions(m.model, m.dtype) is None):
         lines.append(f"of unknown size, counted as {UNKNOWN:g} billion parameters: {', '.join(unknown)}")
     return lines
 

@@ -20,7 +20,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ..core import InputError, closest, paper_dir, read_json
+from ..data.catalogue import data_sets
 from ..models.gguf import check_gguf
+from ..models.weights import check_weight_files
 from .profile import Profile
 from .sections import LANGUAGE_SETS, accelerate_file, source_paths
 from .variants import merge
@@ -232,16 +234,31 @@ def _one_line(error: ValidationError, files: list[tuple[Path, dict]]) -> str:
     return f"{where}: {key}: {problem}"
 
 # %% ../../nbs/10_profiles/03_read.ipynb #c025
+def _where_to_get(path: Path, sources: list[str]) -> str:
+    "How the data set of a path is fetched; empty where none is known"
+    corpus = [s.split("@")[0].removeprefix("hate:") for s in sources if s.endswith(f"@{path}")]  # "hate:NAME@FOLDER"
+    name, where = (corpus[0], path) if corpus else (path.name.replace("_", "-"), path.parent)
+    return f"; fetch it: xlingtox data get {name} --to {where}" if name in data_sets().index else ""
+
+
+def _check_models(profile: Profile):
+    "The models that lie in folders and files must be models"
+    for name in dict.fromkeys(m.model for m in [*profile.models.values(), profile.judge]):
+        if name.endswith(".gguf"):
+            check_gguf(name, memory=False)  # another machine may run it
+        elif Path(name).is_dir():
+            check_weight_files(name)
+
+
 def _check_presence(profile: Profile):
     "The files and packages that a profile needs must be here"
     for kind, section in profile.data.items():
         for path in source_paths(section.source):
             if not path.exists():
-                raise InputError(f"data.{kind}.source: no such file or folder: {path}")
+                found = _where_to_get(path, section.source)
+                raise InputError(f"data.{kind}.source: no such file or folder: {path}{found}")
             if f"file:{path}" in section.source and not path.is_file():
                 raise InputError(f"data.{kind}.source: {path} is no file")
-    for name in {m.model for m in [*profile.models.values(), profile.judge] if m.model.endswith(".gguf")}:
-        check_gguf(name, memory=False)  # another machine may run it
     _check_packages(profile)
 
 
@@ -347,6 +364,7 @@ def load_profile(
         merged = _fill_model(merged, model)
         profile = Profile(**_fill(merged, data, files) if here or data else merged)
         _check_places(profile)
+        _check_models(profile)
         if here:
             _check_presence(profile)
         return profile

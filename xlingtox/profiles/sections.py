@@ -123,7 +123,8 @@ def _model(spec):
     if one_file and not Path(str(spec)).is_file():
         raise InputError(f"no such file: {spec}")
     if Path(str(spec)).is_absolute() and not one_file and not Path(str(spec)).is_dir():
-        raise InputError(f"no such folder: {spec}")
+        kind = "a file, and no GGUF file by its name; give a folder or a .gguf file"
+        raise InputError(f"{spec}: {kind}" if Path(spec).is_file() else f"no such folder: {spec}")
     if not (one_file or kind in ("mini", "shadow") or Path(str(spec)).is_absolute() or _HUB_ID.fullmatch(str(spec))):
         raise InputError(f"{spec!r} names no model; give mini:RECIPE, a hub id such as openai-community/gpt2, or a "
                          "folder that begins with a slash or ./")

@@ -10,7 +10,9 @@ __all__ = ['plan', 'is_running', 'refuse_damage', 'reproduce', 'status']
 # %% ../../nbs/11_runs/09_workflow.ipynb #h002
 import contextlib
 import json
+import math
 import os
+import re
 import subprocess
 import tempfile
 import time
@@ -19,6 +21,7 @@ from pathlib import Path
 from ..core import InputError, closest, read_json, write_json
 from ..locks import _lock
 from ..models.registry import model_registry
+from ..profiles.costs import billions
 from ..profiles.profile import Profile
 from ..profiles.read import load_profile, load_run
 from . import warm
@@ -78,11 +81,21 @@ def _stands_for(profile: Profile) -> dict[str, list[str]]:
     return roles
 
 
+def _open_places(profile: Profile) -> list[str]:
+    "A line on what the profile reads from a folder that is not named yet"
+    named = sorted({name for section in profile.data.values() for source in section.source
+                    for name in re.findall(r"\{data\}/([^/\"]+)", source)})
+    return [f"--data FOLDER is to hold {', '.join(named)}; `xlingtox data list` says where they are"] if named else []
+
+
 def _archived_time(profile: Profile) -> list[str]:
     "How long the archived run of a profile took, where there is one"
     from xlingtox.papers.evidence import archived_run
 
-    found = archived_run(profile.name)
+    found, sizes = archived_run(profile.name), [billions(m.model, m.dtype) or 0 for m in profile.models.values()]
+    archived = [m.get("parameters", 0) / 1e9 for m in found.get("models", {}).values()]
+    if not archived or not math.isclose(max(sizes), max(archived), rel_tol=0.1):
+        return []  # of a model of another size it would say nothing
     machines = [(f"{m['cores']} cores", m["gpu"]) for m in found.get("machines", ())]
     where = [cores if gpu == "none" else f"{cores} and {gpu}" for cores, gpu in machines]
     return [f"the archived run took {found['seconds'] / 3600:.1f} hours on {', then '.join(where)}"] if where else []
@@ -102,6 +115,8 @@ def _say_plan(profile: Profile, only: list[str], runs: str | Path, say):
         say(line)
     for model, roles in _stands_for(profile).items():
         say(f"{model} would stand in the place of {', '.join(roles)}")
+    for line in _open_places(profile):
+        say(line)
     say(f"{len(todo)} notebooks would run in {run}")
 
 # %% ../../nbs/11_runs/09_workflow.ipynb #c022

@@ -10,6 +10,7 @@ __all__ = ['read_word_lists', 'WordsScorer']
 # %% ../../nbs/06_scorers/02_words.ipynb #29d0c51b
 import re
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 from fastcore.basics import patch
@@ -113,8 +114,11 @@ class WordsScorer:
 @patch(cls_method=True)
 def check_spec_of(cls: WordsScorer, where: str, languages: list[str]):
     "Raise `InputError` for a folder that is not there, a list that cannot be read, or a language without one"
-    lists = read_word_lists(_existing(where)[0])
-    check_languages(languages, lists, f"languages: scorer {cls.kind}:{where}")
+    lists = read_word_lists(folder := _existing(where)[0])
+    if missing := [lang for lang in languages if lang not in lists]:
+        names = ", ".join(sorted(f.name for f in Path(folder).iterdir()))
+        raise InputError(f"languages: scorer {cls.kind}:{where} has no list for {' '.join(missing)}: a list is named "
+                         f"{missing[0]}.txt, and the folder holds {shorten(names, 100)}")
 
 
 @patch(cls_method=True)
