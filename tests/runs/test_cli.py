@@ -187,7 +187,7 @@ def test_scores_export_and_import(tmp_path, monkeypatch, texts):
     (("generate", "--model", "mini:nothing", "--prompts", "p.csv", "--out", "g2.csv"), "there is no miniature 'nothing'"),
     (("generate", "--model", "mini:mgpt", "--prompts", "p.csv", "--out", "g2.csv", "--k", "0"), "Invalid value for '--k'"),
     (("report", "--profile", "nothing"), "no run in"),
-    (("compare", "none.csv", "none.csv"), "none.csv: no such file"),
+    (("compare", "none.csv", "none.csv"), "none.csv: no such run or table"),
     (("compare", "g.csv", "g.csv"), "g.csv: lacks the columns scorer, toxicity"),
     (("compare", ".", "."), "neither a table of scores nor the folder of a run"),
     (("compare", "g.csv", "g.csv", "--out", "p.txt"), "unknown kind of file; use .png, .svg, .pdf"),
