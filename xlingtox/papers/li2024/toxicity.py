@@ -6,8 +6,8 @@ Docs: https://xlingtox.github.io/xlingtox/09_papers/05_li2024/toxicity.html.md""
 
 # %% auto #0
 __all__ = ['TITLES', 'SCALE', 'DIGITS', 'MODELS', 'OTHERS', 'toxicity_change', 'published_averages', 'beside_averages',
-           'judge_l1', 'average_change', 'mixed_changes', 'with_direction', 'beside_models', 'judge_l2', 'judge_l5',
-           'compare_kinds', 'gap_of_kinds', 'beside_kinds', 'judge_l3']
+           'judge_l1', 'carried_over', 'average_change', 'mixed_changes', 'with_direction', 'beside_models', 'judge_l2',
+           'judge_l5', 'compare_kinds', 'gap_of_kinds', 'beside_kinds', 'judge_l3']
 
 # %% ../../../nbs/09_papers/05_li2024/00_toxicity.ipynb #c002
 import numpy as np
@@ -120,6 +120,23 @@ def judge_l1(
     return verdict("L1", name, holds, judged["emt"][1].rstrip(".") + also, _l1_published(facts),
                    (mean.loc["emt", "percent_low"], mean.loc["emt", "percent_high"]), data["lang"].nunique() - 1,
                    " ".join(text for _, text in judged.values()) + f" {ours}" + _L1_DETAIL + ("" if holds else _L1_NOT))
+
+# %% ../../../nbs/09_papers/05_li2024/00_toxicity.ipynb #2f9d6c35
+def carried_over(
+    prompt_scores: pd.DataFrame,  # `role variant lang prompt_id max mean any` of one role
+    tuned: str = "en",  # the language of the pairs
+) -> list[str]:
+    "A line on the languages that were not tuned on; none where fewer than two are left, or scores are missing"
+    others = prompt_scores[prompt_scores["lang"] != tuned]
+    if others["lang"].nunique() < 2 or len(others) == len(prompt_scores):
+        return []
+    data = toxicity_change(others)
+    if why_untold(data, of="scores"):
+        return []
+    mean = data[data["lang"] == "mean"].set_index("metric").loc["emt"]
+    return [f"without {tuned}, the language of the pairs, EMT falls by "
+            f"{with_interval(mean['percent'], mean['percent_low'], mean['percent_high'], 0)}% on average over "
+            f"{others['lang'].nunique()} languages"]
 
 # %% ../../../nbs/09_papers/05_li2024/00_toxicity.ipynb #c025
 MODELS = {"mgpt": ("mGPT", "mGPT"), "bloom-1b7": ("BLOOM-1.7B", "BLOOM"), "bloom-7b1": ("BLOOM-7.1B", "BLOOM"),
