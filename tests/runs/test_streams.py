@@ -87,7 +87,8 @@ def test_in_a_process_of_its_own(here, env):
 @pytest.mark.parametrize("module, function", [(evidence, "keep_evidence"), (archive, "keep"), (stored, "store")])
 def test_the_commands_of_modules(monkeypatch, module, function):
     monkeypatch.setattr(module, function, lambda *_: [NAME] if function == "store" else NAME)
-    monkeypatch.setattr(evidence, "read_json", lambda _: {"missing": []})
+    monkeypatch.setattr(evidence, "read_json", lambda _: {"missing": [], "exhibits": {}})
+    monkeypatch.setattr(evidence, "_archived", lambda *_: set())
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", stream)
     assert module.main(["store", "runs/é"] if function == "store" else ["runs/é"]) == 0

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
-from scipy.special import expit
 
 from ..core import InputError, atomic_path, check_columns, read_json, write_json
 from ..representations import _by_length, _padded_batch, _pool
@@ -88,6 +87,8 @@ def score(
     states: np.ndarray,  # [n, d] from `mean_last_states`
 ) -> np.ndarray:  # [n], in [0, 1]
     "Probability that each text is toxic"
+    from scipy.special import expit
+
     return expit(self.logits(states))
 
 # %% ../../nbs/08_mechanism/00_probe.ipynb #a022
@@ -161,6 +162,8 @@ def _no_difference(scores: np.ndarray, toxic: np.ndarray) -> float:
 # %% ../../nbs/08_mechanism/00_probe.ipynb #a038
 def _measures(labelled: pd.DataFrame, logits: np.ndarray) -> pd.DataFrame:
     "ROC-AUC with its interval and p of each language, by the order of the logits; accuracy at probability 0.5, Brier"
+    from scipy.special import expit
+
     toxic, by_lang = labelled["toxic"].astype(bool).to_numpy(), labelled["lang"].to_numpy()
     table = auc_table(labelled, logits).assign(brier=auc_table(labelled, expit(logits))["brier"])
     table["accuracy"] = table["lang"].map(pd.Series((logits >= 0) == toxic).groupby(by_lang).mean())

@@ -20,9 +20,6 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ..core import InputError, closest, paper_dir, read_json
-from ..data.catalogue import data_sets
-from ..models.gguf import check_gguf
-from ..models.weights import check_weight_files
 from .profile import Profile
 from .sections import LANGUAGE_SETS, accelerate_file, source_paths
 from .variants import merge
@@ -236,6 +233,8 @@ def _one_line(error: ValidationError, files: list[tuple[Path, dict]]) -> str:
 # %% ../../nbs/10_profiles/03_read.ipynb #c025
 def _where_to_get(path: Path, sources: list[str]) -> str:
     "How the data set of a path is fetched; empty where none is known"
+    from xlingtox.data.catalogue import data_sets
+
     corpus = [s.split("@")[0].removeprefix("hate:") for s in sources if s.endswith(f"@{path}")]  # "hate:NAME@FOLDER"
     name, where = (corpus[0], path) if corpus else (path.name.replace("_", "-"), path.parent)
     return f"; fetch it: xlingtox data get {name} --to {where}" if name in data_sets().index else ""
@@ -243,6 +242,9 @@ def _where_to_get(path: Path, sources: list[str]) -> str:
 
 def _check_models(profile: Profile):
     "The models that lie in folders and files must be models"
+    from xlingtox.models.gguf import check_gguf
+    from xlingtox.models.weights import check_weight_files
+
     for name in dict.fromkeys(m.model for m in [*profile.models.values(), profile.judge]):
         if name.endswith(".gguf"):
             check_gguf(name, memory=False)  # another machine may run it

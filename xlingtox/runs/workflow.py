@@ -20,8 +20,6 @@ from pathlib import Path
 
 from ..core import InputError, closest, read_json, write_json
 from ..locks import _lock
-from ..models.registry import model_registry
-from ..profiles.costs import billions
 from ..profiles.profile import Profile
 from ..profiles.read import load_profile, load_run
 from . import warm
@@ -74,6 +72,8 @@ def plan(
 # %% ../../nbs/11_runs/09_workflow.ipynb #a276
 def _stands_for(profile: Profile) -> dict[str, list[str]]:
     "Model -> roles of the papers' models in whose place it stands; of miniatures, whose names say it, none"
+    from xlingtox.models.registry import model_registry
+
     roles, published = {}, model_registry()["hub"]
     for role, model in profile.models.items():
         if not model.model.startswith(("mini:", "shadow:")) and model.model != published.get(role):
@@ -91,6 +91,7 @@ def _open_places(profile: Profile) -> list[str]:
 def _archived_time(profile: Profile) -> list[str]:
     "How long the archived run of a profile took, where there is one"
     from xlingtox.papers.evidence import archived_run
+    from xlingtox.profiles.costs import billions
 
     found, sizes = archived_run(profile.name), [billions(m.model, m.dtype) or 0 for m in profile.models.values()]
     archived = [m.get("parameters", 0) / 1e9 for m in found.get("models", {}).values()]
