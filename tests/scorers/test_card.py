@@ -147,3 +147,11 @@ def test_a_score_does_not_hang_on_the_texts_beside_it():
     together = FeaturesScorer.assess(scorer, list(known), "en")[0]
     assert together.tolist() == [FeaturesScorer.assess(scorer, [text], "en")[0][0] for text in known]
     assert together[7:20].tolist() == FeaturesScorer.assess(scorer, list(known)[7:20], "en")[0].tolist()
+
+
+def test_texts_that_are_read_alone_do_not_hang_on_others(labelled):
+    "As the profiles on real text read them: two jobs share a store, and what is new to one depends on the other"
+    texts, encoder = labelled["text"].drop_duplicates().tolist()[:40], Encoder("mini:mgpt", batch_size=1)
+    together = encoder.represent(texts)
+    some = Encoder("mini:mgpt", batch_size=1).represent(texts[30:5:-1])
+    assert np.array_equal(together[30:5:-1], some)

@@ -49,7 +49,7 @@ class Encoder:
         layer: int | None = None,  # 0 = embeddings; None = a third of the way up
         prefix: str = "",  # before every text: "query: " for the E5 family
         max_tokens: int = 128,  # a text is cut to so many
-        batch_size: int = 64,  # texts at a time
+        batch_size: int = 64,  # texts at a time; among others a text's last bits may hang on theirs, alone they do not
     ):
         self.model, self.revision, self.layer, self.prefix = model, revision, layer, prefix
         self.max_tokens, self.batch_size = max_tokens, batch_size
