@@ -167,3 +167,11 @@ def test_a_missing_artifact_is_named(tmp_path, kind):
     path.rename(run / "gone")
     with pytest.raises(InputError, match=f"{kind}/mgpt.parquet: no such artifact"):
         run_cells("li2024/fig1", run)
+
+
+def test_what_a_killed_save_left_is_swept_away(tmp_path):
+    run = make_run(tmp_path / "run", 0.9, ["en", "de"], n_prompts=10)
+    (run / "exhibits/li2024/.fig1.abc/fig1").mkdir(parents=True)
+    (run / "exhibits/li2024/.fig10.abc").mkdir()
+    run_cells("li2024/fig1", run)
+    assert sorted(p.name for p in (run / "exhibits/li2024").glob(".*")) == [".fig10.abc"], "that of another exhibit is not its own"

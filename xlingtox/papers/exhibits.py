@@ -9,6 +9,7 @@ __all__ = ['PAPERS', 'EXHIBITS', 'PER_RUN', 'Exhibit', 'exhibit', 'models_run', 
 
 # %% ../../nbs/09_papers/02_exhibits.ipynb #c002
 import csv
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -176,6 +177,8 @@ def save_exhibit(
                                  (data, tables, [], ""))
     footer = [*footer, *marks, *_over_bases(run, this)]
     manifest = target.with_name(f"{target.name}.manifest.json")
+    for left in target.parent.glob(f".{target.name}.*"):  # by a save that was killed; a run has one writer
+        shutil.rmtree(left, ignore_errors=True)
     with atomic_path(target) as temporary:
         temporary.mkdir()
         for stem, table in (data | tables).items():
