@@ -358,6 +358,9 @@ def test_a_profile_that_leaves_its_model_open(tmp_path):
     (tmp_path / "model").mkdir()
     with pytest.raises(InputError, match="laptop.yaml: .*model: has no safetensors weights"):
         profiles.load_profile("laptop", tmp_path, model=str(tmp_path / "model"))
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter/adapter_config.json").write_text("{}")
+    assert profiles.load_profile("laptop", tmp_path, model=str(tmp_path / "adapter")), "its base may be anywhere"
     save_file({"w": np.ones(2, np.float32)}, tmp_path / "model/model.safetensors")
     profile = profiles.load_profile("laptop", tmp_path, model=str(tmp_path / "model"))
     assert profile.models["mgpt"].model == profile.judge.model == profile.neuronft2025.responder == str(tmp_path / "model")

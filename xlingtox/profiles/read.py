@@ -248,7 +248,7 @@ def _check_models(profile: Profile):
     for name in dict.fromkeys(m.model for m in [*profile.models.values(), profile.judge]):
         if name.endswith(".gguf"):
             check_gguf(name, memory=False)  # another machine may run it
-        elif Path(name).is_dir():
+        elif Path(name).is_dir() and not Path(name, "adapter_config.json").is_file():  # an adapter's base is elsewhere
             check_weight_files(name)
 
 
