@@ -86,7 +86,7 @@ def test_a_label_in_several_pieces_and_a_short_text_in_another_case_are_found(tm
     (tmp_path / "a.svg").write_text("<svg><!-- This sentence is somewhat longer --><g/><!-- than forty characters, really so. --></svg>")
     with pytest.raises(InputError, match=r"a\.svg: holds a text"):
         evidence.check_no_text(tmp_path, {"This sentence is somewhat longer than forty characters, really so."})
-    (tmp_path / "a.svg").write_text("<svg><text>der Nachbar ist still.</text></svg>")
+    (tmp_path / "a.svg").write_text("<svg><text>der Nachbar</text><text>ist still.</text></svg>")
     with pytest.raises(InputError, match=r"a\.svg: holds a text"):
         evidence.check_no_text(tmp_path, {"Der Nachbar ist still."})
 

@@ -361,6 +361,9 @@ def test_a_profile_that_leaves_its_model_open(tmp_path):
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter/adapter_config.json").write_text("{}")
     assert profiles.load_profile("laptop", tmp_path, model=str(tmp_path / "adapter")), "its base may be anywhere"
+    (tmp_path / "model/m.gguf").touch()
+    with pytest.raises(InputError, match="holds a model in one file: give its name, .*m.gguf"):
+        profiles.load_profile("laptop", tmp_path, model=str(tmp_path / "model"))
     save_file({"w": np.ones(2, np.float32)}, tmp_path / "model/model.safetensors")
     profile = profiles.load_profile("laptop", tmp_path, model=str(tmp_path / "model"))
     assert profile.models["mgpt"].model == profile.judge.model == profile.neuronft2025.responder == str(tmp_path / "model")

@@ -18,7 +18,7 @@ from ..core import InputError
 from .adapters import _Place, _adapted, _explain, _has_tokenizer, _locate, has_adapter
 from .gguf import gguf_folder
 from .miniatures import _write, mini_folder, shadow_folder
-from .weights import check_finite, check_loaded, check_weight_files
+from .weights import check_finite, check_loaded, check_no_single_file, check_weight_files
 
 # %% ../../nbs/03_models/04_loading.ipynb #c778f2fb
 def _unpacked(name: str | Path):
@@ -92,9 +92,7 @@ def _home(name: str, corpus: pd.DataFrame | None, progress: bool) -> str:
 # %% ../../nbs/03_models/04_loading.ipynb #a094
 def _refuse(name: str, place: _Place, quantise: bool, merge: bool, allow_pickle: bool):
     "Raise an `InputError` for what can be known to fail, or should not be done"
-    where = Path(place.where)
-    if files := sorted(where.glob("*.gguf")) * (not list(where.glob("*.safetensors"))):
-        raise InputError(f"{where}: holds a model in one file: give its name, {files[0]}")
+    check_no_single_file(place.where)
     if not allow_pickle:
         check_weight_files(place.where, place.revision)
     if quantise and importlib.util.find_spec("bitsandbytes") is None:

@@ -233,22 +233,26 @@ def _one_line(error: ValidationError, files: list[tuple[Path, dict]]) -> str:
 # %% ../../nbs/10_profiles/03_read.ipynb #c025
 def _where_to_get(path: Path, sources: list[str]) -> str:
     "How the data set of a path is fetched; empty where none is known"
-    from xlingtox.data.catalogue import data_sets
+    from xlingtox.data.catalogue import data_sets, released_files
 
     corpus = [s.split("@")[0].removeprefix("hate:") for s in sources if s.endswith(f"@{path}")]  # "hate:NAME@FOLDER"
     name, where = (corpus[0], path) if corpus else (path.name.replace("_", "-"), path.parent)
-    return f"; fetch it: xlingtox data get {name} --to {where}" if name in data_sets().index else ""
+    if name not in data_sets().index:
+        return ""
+    can = len(released_files(name)) > 0  # some are behind a login
+    return f"; fetch it: xlingtox data get {name} --to {where}" if can else "; `xlingtox data list` says how to get it"
 
 
 def _check_models(profile: Profile):
     "The models that lie in folders and files must be models"
     from xlingtox.models.gguf import check_gguf
-    from xlingtox.models.weights import check_weight_files
+    from xlingtox.models.weights import check_no_single_file, check_weight_files
 
     for name in dict.fromkeys(m.model for m in [*profile.models.values(), profile.judge]):
         if name.endswith(".gguf"):
             check_gguf(name, memory=False)  # another machine may run it
         elif Path(name).is_dir() and not Path(name, "adapter_config.json").is_file():  # an adapter's base is elsewhere
+            check_no_single_file(name)
             check_weight_files(name)
 
 

@@ -84,7 +84,8 @@ def _stands_for(profile: Profile) -> dict[str, list[str]]:
 def _open_places(profile: Profile) -> list[str]:
     "A line on what the profile reads from a folder that is not named yet"
     named = sorted({name for section in profile.data.values() for source in section.source
-                    for name in re.findall(r"\{data\}/([^/\"]+)", source)})
+                    for name in re.findall(r"(?:hate:\w+@)?\{data\}/[^/\"]+", source)})
+    named = [name.replace("{data}", "FOLDER") for name in named]
     return [f"--data FOLDER is to hold {', '.join(named)}; `xlingtox data list` says where they are"] if named else []
 
 
