@@ -411,3 +411,19 @@ def test_scorers_of_a_run_need_labelled_text(mine, tmp_path):
     assert len(digests) == 3
     with pytest.raises(InputError, match="languages: scorer words:.* has no list for de: a list is named de.txt, and the folder holds en.txt, mine.yaml"):
         mine(scorer=f"words:{tmp_path}", languages=["en", "de"], beniwal2025=None, neuronft2025=None)
+
+
+def test_a_model_is_as_large_as_its_headers_say(tmp_path):
+    "The same weights take half the bytes in 16 bits; an adapter is as large as its base"
+    from xlingtox.profiles.costs import billions
+
+    for name, dtype in {"wide": np.float32, "narrow": np.float16}.items():
+        (tmp_path / name).mkdir()
+        save_file({"w": np.zeros((300, 500), dtype)}, tmp_path / name / "model.safetensors")
+    (tmp_path / "adapter").mkdir()
+    save_file({"a": np.zeros((2, 500), np.float32)}, tmp_path / "adapter" / "adapter_model.safetensors")
+    (tmp_path / "adapter" / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{tmp_path}/narrow"}}')
+    assert {billions(str(tmp_path / name)) for name in ("wide", "narrow", "adapter")} == {150_000 / 1e9}
+    (tmp_path / "wide" / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(InputError, match="wide/model.safetensors: no safetensors file"):
+        billions(str(tmp_path / "wide"))

@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import InputError, atomic_path, paper_dir, read_json, read_table, write_json, write_table
+from ..models.weights import n_weights
 from .board import WORDS, verdict_word
 from .pieces import NUMERIC
 from .pilot import pilot
@@ -119,10 +120,8 @@ def _weights(folder: Path) -> dict:
     "SHA-256 and number of the weights in a folder"
     h, n = hashlib.sha256(), 0
     for file in sorted(folder.glob("*.safetensors")):
+        n += n_weights(file)
         with open(file, "rb") as f:
-            header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
-            n += sum(int(np.prod(t["shape"])) for name, t in header.items() if name != "__metadata__")
-            f.seek(0)
             while chunk := f.read(1 << 20):
                 h.update(chunk)
     return {"sha256": h.hexdigest(), "parameters": n} if n else {}

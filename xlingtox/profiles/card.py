@@ -99,7 +99,7 @@ def _size(p, role, variant) -> _Size:
     model = _spec(p, role)
     settings = tuned(p, role, group_of(variant))[variant] if variant not in ("", "base") else None
     fully = settings is not None and settings["tuning"] == "full"
-    return _Size(counted_billions(model.model, model.dtype), fully, 4 if fully else BYTES[model.dtype])
+    return _Size(counted_billions(model.model), fully, 4 if fully else BYTES[model.dtype])
 
 # %% ../../nbs/10_profiles/05_card.ipynb #c021
 def _started(size: float, hours: float, disk: float, memory: float, gpu: float) -> Cost:

@@ -18,9 +18,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..core import read_json
 from ..data.loading import split_source
 from ..models.gguf import gguf_header, gguf_weights
 from ..models.registry import model_registry
+from ..models.weights import n_weights
 from .sections import Data
 from ..scorers.by_name import _split_spec, innermost
 
@@ -69,13 +71,19 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 @functools.cache
 def _in_file(file: str, written: int) -> float:
-    "Billions of parameters in a GGUF file that was written at a time: each of a plan's jobs asks"
-    return gguf_weights(gguf_header(file)) / 1e9
+    "Billions of parameters in a file that was written at a time: each of a plan's jobs asks"
+    return (gguf_weights(gguf_header(file)) if file.endswith(".gguf") else n_weights(file)) / 1e9
+
+
+def _in_folder(folder: Path) -> float:
+    "Billions of parameters in a folder; of an adapter, those of its base"
+    if (about := folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        return counted_billions(str(read_json(about).get("base_model_name_or_path")))
+    return sum(_in_file(str(f), f.stat().st_mtime_ns) for f in folder.glob("*.safetensors"))
 
 
 def billions(
     spec: str,  # as in a profile
-    dtype: str = "float32",
 ) -> float | None:
     "Billions of parameters; None where nothing is known"
     kind, _, recipe = spec.partition(":")
@@ -84,7 +92,7 @@ def billions(
     if spec.endswith(".gguf") and Path(spec).is_file():
         return _in_file(spec, Path(spec).stat().st_mtime_ns)
     if Path(spec).is_dir():
-        return sum(f.stat().st_size for f in Path(spec).glob("*.safetensors")) / BYTES[dtype] / 1e9
+        return _in_folder(Path(spec))
     known = model_registry().set_index("hub")["billions"]
     named = re.search(r"(?<![\d.])(\d+(?:\.\d+)?)([mb])(?![a-z])", Path(spec).name.lower())  # "gemma-3-270m", "0.5B"
     in_name = float(named[1]) * {"m": 0.001, "b": 1}[named[2]] if named else None
@@ -93,10 +101,9 @@ def billions(
 # %% ../../nbs/10_profiles/04_costs.ipynb #c010
 def counted_billions(
     spec: str,
-    dtype: str = "float32",
 ) -> float:
     "Billions of parameters as they are counted"
-    return billions(spec, dtype) or UNKNOWN
+    return billions(spec) or UNKNOWN
 
 # %% ../../nbs/10_profiles/04_costs.ipynb #c013
 ROWS = {

@@ -62,7 +62,7 @@ def _answers(specs: list[str]) -> str:
 def _on_a_processor(profile, jobs: list[str]) -> list[str]:
     "What a list of notebooks takes without a GPU; nothing where a model is too large for that"
     models = [*profile.models.values(), profile.judge]
-    if max(billions(m.model, m.dtype) or UNKNOWN for m in models) > VALUE["laptop"]:
+    if max(billions(m.model) or UNKNOWN for m in models) > VALUE["laptop"]:
         return []
     with on_a_core():
         hours = totals(profile, jobs)["gpu_hours"].sum()
@@ -88,7 +88,7 @@ def summary(
     if waits > 1:
         lines.append(f"{_answers([profile.scorer, *profile.agreement])}; {waits:.0f} hours of waiting")
     models = [*profile.models.values(), profile.judge]
-    if unknown := dict.fromkeys(m.model for m in models if billions(m.model, m.dtype) is None):
+    if unknown := dict.fromkeys(m.model for m in models if billions(m.model) is None):
         lines.append(f"of unknown size, counted as {UNKNOWN:g} billion parameters: {', '.join(unknown)}")
     return lines
 

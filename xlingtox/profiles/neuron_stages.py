@@ -104,7 +104,7 @@ def _instruction_cost(p, role, variant) -> Cost:
     if section.responder == "babel":
         return _light(p, role, variant)
     dtype = section.responder_dtype
-    n, texts = counted_billions(section.responder, dtype), section.n_candidates * len(section.languages)
+    n, texts = counted_billions(section.responder), section.n_candidates * len(section.languages)
     hours = hours_of_writing(1e9 * n, texts, section.replies.max_new_tokens, section.at_once, BYTES[dtype])
     waits = hours_of_waiting([p.scorer], texts)
     return _started(n, hours + waits, 0.1, 3 + 3 * n, 4 + 3 * n)

@@ -54,7 +54,7 @@ def _base_settings(p, role, variant) -> dict:
 def _base_cost(p, role, variant) -> Cost:
     "Weights that are read and written"
     model = _spec(p, role)
-    size = counted_billions(model.model, model.dtype)
+    size = counted_billions(model.model)
     return Cost(disk_gb=size * BYTES[model.dtype], memory_gb=3 + 2 * size * BYTES[model.dtype])
 
 # %% ../../nbs/10_profiles/05_stages.ipynb #d901a086
@@ -176,7 +176,7 @@ def _score_cost(specs, p) -> Cost:
 def _perplexity_cost(p, role, variant) -> Cost:
     "A judge that reads every text; the published variant reads each twice"
     judge = p.judge
-    s = _Size(counted_billions(judge.model, judge.dtype), False, BYTES[judge.dtype])
+    s = _Size(counted_billions(judge.model), False, BYTES[judge.dtype])
     tokens = (4 if judge.variant == "published" else 2) * VALUE["tokens_prompt"]
     texts = n_rows(p, "prompts") * min(p.generation.k, judge.samples or p.generation.k)
     hours = hours_of(2 * s.billions * 1e9 * texts * tokens, "share_read", s.peak)

@@ -94,7 +94,7 @@ def _archived_time(profile: Profile) -> list[str]:
     from xlingtox.papers.evidence import archived_run
     from xlingtox.profiles.costs import billions
 
-    found, sizes = archived_run(profile.name), [billions(m.model, m.dtype) or 0 for m in profile.models.values()]
+    found, sizes = archived_run(profile.name), [billions(m.model) or 0 for m in profile.models.values()]
     archived = [m.get("parameters", 0) / 1e9 for m in found.get("models", {}).values()]
     if not archived or not math.isclose(max(sizes), max(archived), rel_tol=0.1):
         return []  # of a model of another size it would say nothing
