@@ -427,3 +427,16 @@ def test_a_model_is_as_large_as_its_headers_say(tmp_path):
     (tmp_path / "wide" / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1")
     with pytest.raises(InputError, match="wide/model.safetensors: no safetensors file"):
         billions(str(tmp_path / "wide"))
+
+
+def test_two_scorers_of_one_name_are_refused_before_anything_runs(mine, tmp_path):
+    "The tables would have had one of them"
+    for place in ("mild", "strong", "other/mild"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "en.txt").write_text("thief")
+    few = dict(languages=["en"], beniwal2025=None, neuronft2025=None)
+    mild, strong, other = (f"words:{tmp_path}/{place}" for place in ("mild", "strong", "other/mild"))
+    assert mine(scorer=mild, agreement=[strong], **few).agreement == [strong]
+    for keys in (dict(scorer=mild, agreement=[other]), dict(agreement=[mild, other]), dict(scorer=mild, cards=[other])):
+        with pytest.raises(InputError, match=f"{mild} and {other} are both called 'words mild' in tables; rename a list or its folder"):
+            mine(**keys, **few)

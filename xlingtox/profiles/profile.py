@@ -29,7 +29,7 @@ from .sections import (SCHEMA, Beniwal2025, Codes, Data, Judge, Model, Neuronft2
                                         accelerate_file)
 from .variants import check_tuning, check_variants
 from ..retrieval import Retrieval
-from ..scorers.by_name import check_spec, is_measured, is_trained
+from ..scorers.by_name import check_apart, check_spec, is_measured, is_trained
 from ..scorers.features import Features
 from ..settings import Count, EachOnce, Settings
 from ..tuning.methods import METHODS
@@ -191,6 +191,7 @@ class _Checked(_Profile):
         for spec in self.cards:
             if not is_trained(spec):
                 check_spec(spec, [])  # it may know fewer languages; its card says so
+        check_apart([self.scorer, *self.agreement, *self.cards])
         if self.beniwal2025 and not is_trained(self.scorer):
             _check_grid_scorer(self)
         if self.neuronft2025:

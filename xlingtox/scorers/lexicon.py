@@ -23,6 +23,7 @@ from fastcore.basics import patch
 
 from ..core import InputError, check_columns, digest
 from ..languages import LANGUAGES, check_languages
+from .catalogue import split_place
 from .scorer import _existing
 
 # %% ../../nbs/06_scorers/01_lexicon.ipynb #s015
@@ -187,15 +188,17 @@ def _check_lexicon(lexicon: pd.DataFrame):
 class LexiconScorer:
     "`lexicon:babel`, `lexicon:PATH.csv`: toxicity from the known severities of words"
 
-    name = kind = "lexicon"
+    kind = "lexicon"
     quota, local, version = None, True, "rules 2"  # of an instance: these rules and the whole table
     languages: frozenset[str]  # the table's columns
 
     def __init__(
         self,
         lexicon: pd.DataFrame,  # `concept category theme severity` and a column of words per language code
+        name: str = "lexicon",  # in tables
     ):
         _check_lexicon(lexicon)
+        self.name = name
         self.languages = _spoken(lexicon)
         self.version = digest([self.version, lexicon.to_csv(index=False)])
         sense = lexicon["sense"] if "sense" in lexicon else pd.Series("", lexicon.index)
@@ -260,6 +263,15 @@ def _read_lexicon(where: str) -> pd.DataFrame:
 
 # %% ../../nbs/06_scorers/01_lexicon.ipynb #s049
 @patch(cls_method=True)
+def called(
+    cls: LexiconScorer,
+    where: str,  # babel, or a CSV file
+) -> str:
+    "What tables call a lexicon: the miniature's alone has no further name"
+    return "lexicon" if where in ("babel", "babel-apart") else f"lexicon {Path(split_place(where)[0]).name}"
+
+
+@patch(cls_method=True)
 def check_spec_of(cls: LexiconScorer, where: str, languages: list[str]):
     "Raise `InputError` for a file that is not there or lacks one of the languages"
     known = LANGUAGES.index
@@ -279,4 +291,4 @@ def from_spec(
     "The scorer that `lexicon:WHERE` names"
     if languages is not None:
         cls.check_spec_of(where, languages)
-    return cls(_read_lexicon(where))
+    return cls(_read_lexicon(where), cls.called(where))

@@ -17,6 +17,7 @@ from fastcore.basics import patch
 
 from ..core import InputError, digest
 from ..languages import LANGUAGES, check_languages
+from .catalogue import split_place
 from .lexicon import _word_characters, first_lengths, fold, longest_match, pieces_pattern
 from .scorer import _existing
 
@@ -87,8 +88,7 @@ def _listed(text: str, words: frozenset[str], lengths: dict, longest: int, spelt
 class WordsScorer:
     "`words:FOLDER`: 1 for a text that has a word of its language's list, else 0"
 
-    name = kind = "words"
-    quota = None
+    kind, quota = "words", None
     local = measured = True
     languages: frozenset[str]  # that have a list
     version: str  # of the lists
@@ -96,8 +96,10 @@ class WordsScorer:
     def __init__(
         self,
         lists: dict[str, list[str]],  # language -> words and phrases, of `read_word_lists`
+        name: str = "words",  # in tables
     ):
-        self.languages, self.version, self._lists = frozenset(lists), digest(["words 3", lists]), {}
+        self.name, self.languages = name, frozenset(lists)
+        self.version, self._lists = digest(["words 3", lists]), {}
         for lang, entries in lists.items():
             spelt = [entry for entry in entries if not _JOINS.issuperset(pieces_pattern().sub("", entry))]
             words = [" ".join(pieces_pattern().findall(entry)) for entry in {*entries}.difference(spelt)]
@@ -111,6 +113,15 @@ class WordsScorer:
         return np.array([bool(_listed(text, *self._lists[lang])) for text in texts], dtype=float)
 
 # %% ../../nbs/06_scorers/02_words.ipynb #6d2a1c77
+@patch(cls_method=True)
+def called(
+    cls: WordsScorer,
+    where: str,  # folder of lists
+) -> str:
+    "What tables call the lists of a folder"
+    return f"words {Path(split_place(where)[0]).resolve().name}"
+
+
 @patch(cls_method=True)
 def check_spec_of(cls: WordsScorer, where: str, languages: list[str]):
     "Raise `InputError` for a folder that is not there, a list that cannot be read, or a language without one"
@@ -127,7 +138,7 @@ def from_spec(
     where: str,  # folder of lists
     languages: list[str] | None = None,  # checked first, where given
 ) -> WordsScorer:
-    "The scorer that `words:WHERE` names"
+    "The scorer that `words:WHERE` names; in tables it is called after its folder"
     if languages is not None:
         cls.check_spec_of(where, languages)
-    return cls(read_word_lists(_existing(where)[0]))
+    return cls(read_word_lists(_existing(where)[0]), cls.called(where))
