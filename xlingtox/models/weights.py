@@ -59,9 +59,14 @@ def n_weights(
     try:
         with open(file, "rb") as f:
             size = int.from_bytes(f.read(8), "little")
-            header = json.loads(f.read(min(size, Path(file).stat().st_size)))
-        return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
-    except (OSError, ValueError, AttributeError, TypeError, KeyError) as e:
+            if size > Path(file).stat().st_size - 8:
+                raise ValueError("it ends too early")
+            header = json.loads(f.read(size))
+        shapes = [tensor["shape"] for name, tensor in header.items() if name != "__metadata__"]
+        if not all(isinstance(n, int) and n >= 0 for shape in shapes for n in shape):
+            raise ValueError("a tensor has no shape")
+        return sum(map(math.prod, shapes))
+    except (OSError, ValueError, AttributeError, TypeError, KeyError, RecursionError) as e:
         raise InputError(f"{file}: no safetensors file ({shorten(str(e), 80)}); get it again") from None
 
 # %% ../../nbs/03_models/03_weights.ipynb #155e831f
@@ -86,7 +91,8 @@ def check_weight_files(
     single, index = folder / "model.safetensors", folder / INDEX
     names = indexed_files(index) if index.is_file() else []
     if not names and not single.is_file():
-        raise InputError(f"{where}: {_PICKLE}")
+        pickled = any(file.suffix in (".bin", ".pt", ".pth", ".ckpt") for file in folder.iterdir())
+        raise InputError(f"{where}: {_PICKLE if pickled else 'holds no model: no safetensors weights are in it'}")
     for name in names if not single.is_file() else [single.name]:
         _check_file(folder / name)
 

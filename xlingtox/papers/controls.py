@@ -64,6 +64,14 @@ def controls_table(
                          for tuning in data["tuning"].unique()])
 
 
+def _failing(data: pd.DataFrame, gap: pd.DataFrame, control: str) -> str:
+    "The metrics by which a control does not show what it must"
+    mean = data[(data["lang"] == "mean") & (data["tuning"] == control) & (data["decrease_low"] > 0)]
+    near = gap[(gap["lang"] == "mean") & (gap["control"] == control) & ~(gap["gap_low"] > 0)]
+    failing = mean if control == "swapped" else near
+    return " and ".join(TITLES[metric].removesuffix(", %") for metric in failing["metric"])
+
+
 def controls_in_words(
     data: pd.DataFrame,  # of `compare_controls`
     gap: pd.DataFrame,
@@ -72,6 +80,8 @@ def controls_in_words(
     emt = data[(data["metric"] == "emt") & (data["lang"] == "mean")].set_index("tuning")
     must = {"swapped": "toxicity must not fall", "shuffled": "it must fall less than with the right labels"}
     went = {c: f"EMT goes from {row['before']:.3f} to {row['after']:.3f}" for c, row in emt.iterrows()}
-    so = {True: "so it is", False: "it is not so", None: "that cannot be told"}
-    parts = [f"with {c} labels {went[c]}; {must[c]}: {so[fine]}" for c, fine in as_they_must(data, gap).items()]
-    return f"With the right labels {went['right']}; {'; '.join(parts)}."
+    so = {True: "so it is", None: "that cannot be told"}
+    parts = [f"with {c} labels {went[c]}; {must[c]}: {so.get(fine) or 'it is not so for ' + _failing(data, gap, c)}"
+             for c, fine in as_they_must(data, gap).items()]
+    over = f"over {data['lang'].nunique() - 1} languages"
+    return f"With the right labels {went['right']} {over}; {'; '.join(parts)}."

@@ -41,7 +41,7 @@ _FOLDERS = re.compile(r"""(?<![^\s:@=("'\[,;])(?:file://)?(?:/|(?:\.\./)+|[A-Za-
 def _is_text(column: pd.Series) -> bool:
     "Whether a column of a table holds texts"
     words = [v for v in column.dropna() if isinstance(v, str)] if str(column.name) in TEXTS else []
-    return not all(map(NUMERIC.fullmatch, words))
+    return not all(NUMERIC.fullmatch(end) for word in words for end in word.split(" to "))  # "8.6 to 16.4" is none
 
 
 def without_texts(table: pd.DataFrame) -> pd.DataFrame:

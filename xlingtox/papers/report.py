@@ -74,9 +74,10 @@ def _facts(run: Path, manifests: dict) -> dict[str, str]:
     if not manifests:
         return facts
     last = max(manifests.values(), key=lambda m: m["finished"])
+    machine = {k: v for k, v in last["hardware"].items() if not k.startswith("peak_")}  # that is of one notebook
     in_a_line = lambda of: ", ".join(f"{k} {v}" for k, v in of.items())  # noqa: E731
     return facts | {"Work": f"{_minutes(run):.1f} minutes of computing", "Finished": last["finished"],
-                    "Machine": in_a_line(last["hardware"]), "Versions": in_a_line(last["versions"])}
+                    "Machine": in_a_line(machine), "Versions": in_a_line(last["versions"])}
 
 # %% ../../nbs/09_papers/06_report.ipynb #a426
 def _svg_size(path: Path) -> tuple[int, int]:

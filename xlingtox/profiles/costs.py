@@ -75,11 +75,18 @@ def _in_file(file: str, written: int) -> float:
     return (gguf_weights(gguf_header(file)) if file.endswith(".gguf") else n_weights(file)) / 1e9
 
 
-def _in_folder(folder: Path) -> float:
-    "Billions of parameters in a folder; of an adapter, those of its base"
-    if (about := folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-        return counted_billions(str(read_json(about).get("base_model_name_or_path")))
-    return sum(_in_file(str(f), f.stat().st_mtime_ns) for f in folder.glob("*.safetensors"))
+def _is_adapter(folder: Path) -> bool:
+    "Whether a folder holds an adapter and not its base"
+    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+
+
+def _in_folder(folder: Path) -> float | None:
+    "Billions of parameters in a folder; of an adapter, those of its base; None where neither says"
+    if _is_adapter(folder):
+        about = read_json(folder / "adapter_config.json")
+        base = about.get("base_model_name_or_path") if isinstance(about, dict) else None
+        return billions(base) if isinstance(base, str) and base and not _is_adapter(Path(base)) else None
+    return sum(_in_file(str(f), f.stat().st_mtime_ns) for f in folder.glob("*.safetensors") if f.is_file()) or None
 
 
 def billions(

@@ -91,6 +91,9 @@ def _called(spec: str) -> str:
     scorer, where = _split_spec(spec)
     if getattr(scorer, "wraps", False):
         return f"{scorer.kind} {_called(where)}"
+    if scorer.kind in ("classifier", "guard"):
+        place = where.split("#")[0].split("@")[0]
+        return f"{scorer.kind} {Path(place).name if Path(place).is_dir() else place}"
     return scorer.called(where) if hasattr(scorer, "called") else getattr(scorer, "name", spec)
 
 

@@ -39,6 +39,8 @@ def _decoded(file: Path) -> str:
 # %% ../../nbs/06_scorers/02_words.ipynb #e7f5bc63
 def _list_files(folder: Path) -> dict[str, Path]:
     "Language code -> the file of its list"
+    if folder.is_file():
+        raise InputError(f"scorer words: {folder}: a file; give the folder of the lists, {folder.parent}")
     files = sorted(f for f in folder.iterdir() if f.is_file()) if folder.is_dir() else []
     found = {}
     for file in files:
@@ -119,7 +121,7 @@ def called(
     where: str,  # folder of lists
 ) -> str:
     "What tables call the lists of a folder"
-    return f"words {Path(split_place(where)[0]).resolve().name}"
+    return f"words {Path(split_place(where)[0]).absolute().name}"
 
 
 @patch(cls_method=True)
