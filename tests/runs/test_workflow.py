@@ -151,6 +151,16 @@ def test_a_dry_run_writes_nothing(desk, fresh):
     assert len(fresh.planned()) == 12 and not (fresh.folder / "runs").exists()
 
 
+def test_a_profile_without_a_name_says_whose_run_it_would_change(desk):
+    whose, mine = "goes by the name mini of the profile that it extends", desk.folder / "mine.yaml"
+    mine.write_text("extends: mini\n")
+    assert whose not in desk.call("reproduce", "--profile", str(mine), "--dry-run")[1], "nothing differs"
+    mine.write_text("extends: mini\ntitle: Of mine\n")
+    assert whose in desk.call("reproduce", "--profile", str(mine), "--dry-run")[1]
+    mine.write_text("extends: mini\ntitle: Of mine\nname: mine\n")
+    assert whose not in desk.call("reproduce", "--profile", str(mine), "--dry-run")[1]
+
+
 def test_prose_may_change_and_code_counts(desk):
     desk.edit_notebook("stages/retrieval", "markdown", "A better explanation.")
     (desk.folder / "paper/stages/tune.ipynb").touch()

@@ -21,7 +21,7 @@ from pathlib import Path
 from ..core import InputError, closest, read_json, write_json
 from ..locks import _lock
 from ..profiles.profile import Profile
-from ..profiles.read import load_profile, load_run
+from ..profiles.read import load_profile, load_run, names_itself
 from . import warm
 from .display import _Display, _follow, grid_progress, in_words
 from .execute import job_name
@@ -171,6 +171,14 @@ def _keep_settings(profile: Profile, run: Path):
     if not path.exists() or read_json(path) != settings:
         write_json(settings, path)
 
+
+def _say_whose(profile: Profile, given: str | Path, run: Path, say):
+    "Say so where a profile without a name of its own would go on in the run of another"
+    path = run / "profile.json"
+    if not names_itself(given) and path.exists() and read_json(path) != profile.model_dump(mode="json"):
+        say(f"{given} goes by the name {profile.name} of the profile that it extends: what differs is made anew in "
+            f"{run}; with a `name` of its own it has a folder of its own")
+
 # %% ../../nbs/11_runs/09_workflow.ipynb #a286
 def _attend(child: subprocess.Popen, display: _Display, executor: str) -> bool | None:
     "Follow Snakemake to its end: whether something failed; None when the user interrupts it"
@@ -278,6 +286,8 @@ def reproduce(
         raise InputError(f"--executor {executor}: {unknown}; there are {', '.join(EXECUTORS)}")
     prof = _load(profile, data, dry_run, shadow, model)
     names, run = select(prof, only), Path(runs) / prof.name
+    if not shadow:
+        _say_whose(prof, profile, run, say)
     if dry_run:
         _say_plan(prof, only, runs, say)
         return 0
