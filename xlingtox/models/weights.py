@@ -92,7 +92,7 @@ def check_weight_files(
     names = indexed_files(index) if index.is_file() else []
     if not names and not single.is_file():
         pickled = any(file.suffix in (".bin", ".pt", ".pth", ".ckpt") for file in folder.iterdir())
-        raise InputError(f"{where}: {_PICKLE if pickled else 'holds no model: no safetensors weights are in it'}")
+        raise InputError(f"{where}: {_PICKLE if pickled else 'has no safetensors weights: no model is in it'}")
     for name in names if not single.is_file() else [single.name]:
         _check_file(folder / name)
 
