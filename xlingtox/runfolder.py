@@ -107,12 +107,17 @@ _LARGE = 2**28  # bytes
 _AGAIN = "remove the folder, and `xlingtox reproduce` makes it again"
 
 
+def _whole(folder: Path, pattern: str) -> list[Path]:
+    "The files in a folder that are in no hidden one, such as a save leaves that was killed"
+    return sorted(p for p in folder.rglob(pattern) if not any(n.startswith(".") for n in p.relative_to(folder).parts))
+
+
 def damaged(
     run: str | Path,  # the folder of a run
 ) -> list[str]:  # a sentence for each, with the remedy
     "Artifacts of a run that are not what their manifests say, and exhibits that cannot be read"
     found = []
-    for manifest in sorted(Path(run).rglob("*.manifest.json")):
+    for manifest in _whole(Path(run), "*.manifest.json"):
         artifact = manifest.with_name(manifest.name.removesuffix(".manifest.json"))
         try:
             said = read_json(manifest)
@@ -121,7 +126,7 @@ def damaged(
         except InputError as e:
             what = "is not what its manifest says: damaged, or changed"
             found.append(f"{artifact}: {what}; {_AGAIN}" if (artifact / "exhibit.json").is_file() else str(e))
-    for exhibit in sorted((Path(run) / "exhibits").rglob("exhibit.json")):
+    for exhibit in _whole(Path(run) / "exhibits", "exhibit.json"):
         try:
             whole = isinstance(said := read_json(exhibit), dict) and "verdicts" in said
             empty = [p.name for p in exhibit.parent.iterdir() if p.is_file() and not p.stat().st_size]

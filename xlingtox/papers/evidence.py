@@ -191,7 +191,8 @@ def _work(run: Path) -> dict:  # stages, seconds from begin to end, peak_memory_
     "How long a run took, with how much memory, on which machines"
     events, peak, machines = read_progress(run), 0.0, []
     for path in sorted(run.rglob("*.manifest.json")):
-        if not path.relative_to(run).parts[0].startswith((".", "report")):
+        parts = path.relative_to(run).parts
+        if parts[0] != "report" and not any(part.startswith(".") for part in parts):
             machine = read_json(path)["hardware"]
             peak = max(peak, machine.pop("peak_memory_gib", 0))
             machine.pop("peak_gpu_memory_gib", None)
