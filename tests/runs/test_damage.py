@@ -137,12 +137,10 @@ def test_what_can_be_written_is_tried(tmp_path):
 
 def test_what_a_killed_save_left_is_no_damage(tmp_path):
     "The manifest of a text that was being written lies in a hidden folder beside it, without the text"
-    from xlingtox.runfolder import damaged
-
     for place in (".negation.parquet.manifest.json.lokxhb7s", "exhibits/li2024/.fig1.abcd"):
         (tmp_path / "runs/mini" / place).mkdir(parents=True)
         (tmp_path / "runs/mini" / place / "negation.parquet.manifest.json").write_text('{"sha256": "0", "bytes": 1}')
         (tmp_path / "runs/mini" / place / "exhibit.json").write_text("{")
     assert damaged(tmp_path / "runs/mini") == []
     (tmp_path / "runs/mini/negation.parquet.manifest.json").write_text('{"sha256": "0", "bytes": 1}')
-    assert "negation.parquet: is not there" in damaged(tmp_path / "runs/mini")[0]
+    assert "negation.parquet.manifest.json: not a manifest" in damaged(tmp_path / "runs/mini")[0]
