@@ -31,7 +31,7 @@ from .pieces import NUMERIC
 from .pilot import pilot
 from ..progress import read_progress
 from ..streams import lenient_streams
-from ..runfolder import has_artifact, load_artifact, run_folder
+from ..runfolder import _whole, has_artifact, load_artifact, run_folder
 
 # %% ../../nbs/09_papers/06_evidence.ipynb #69cbf83d
 TEXTS = frozenset("text prompt before after response chosen rejected toxic neutral question choices tokens".split())
@@ -190,9 +190,8 @@ def _stages(events: list[dict]) -> dict[str, dict]:  # stage -> notebooks, secon
 def _work(run: Path) -> dict:  # stages, seconds from begin to end, peak_memory_gib of a notebook, machines
     "How long a run took, with how much memory, on which machines"
     events, peak, machines = read_progress(run), 0.0, []
-    for path in sorted(run.rglob("*.manifest.json")):
-        parts = path.relative_to(run).parts
-        if parts[0] != "report" and not any(part.startswith(".") for part in parts):
+    for path in _whole(run, "*.manifest.json"):
+        if path.relative_to(run).parts[0] != "report":
             machine = read_json(path)["hardware"]
             peak = max(peak, machine.pop("peak_memory_gib", 0))
             machine.pop("peak_gpu_memory_gib", None)
